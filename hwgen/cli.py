@@ -1,0 +1,438 @@
+"""The command line: `hwgen COMMAND --help` says what each command does."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hwgen import terminal
+from hwgen.errors import HwgenError, InputError, ToolError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hwgen.format.packed import PackedNetwork
+    from hwgen.plan import Plan
+
+BATCH = 64
+
+app = typer.Typer(
+    name="hwgen",
+    help="Turns a pruned, k-WTA-sparse PyTorch network into an FPGA accelerator.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
+Network = Annotated[Path, typer.Argument(metavar="NET.hwpack", help="A packed network, from hwgen pack.")]
+Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, from hwgen generate.")]
+BoardName = Annotated[str, typer.Option("--board", help="A board's name, or none for no bound on the multipliers.")]
+Mode = Annotated[str, typer.Option("--mode", help="dense, sparse-dense, sparse-sparse or auto.")]
+Cycles = Annotated[
+    int | None,
+    typer.Option(
+        "--cycles", help="The most cycles a word may take, with as few multipliers as can be. Default: the fastest."
+    ),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and exits: 0, 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
+    try:
+        app(arguments)
+    except HwgenError as error:
+        terminal.say(f"hwgen: {error}")
+        sys.exit(error.exit_code)
+    except MemoryError:
+        terminal.say("hwgen: out of memory; use a smaller network or fewer words")
+        sys.exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the bundles.")] = Path("build/demo"),
+    json: Json = False,
+) -> None:
+    """Train a sparse network on handwritten digits, make an accelerator in each mode and simulate every test image.
+
+    The trained networks are kept in $HWGEN_CACHE, or ~/.cache/hwgen.
+    """
+    with _needs("examples: pip install 'hwgen[torch,sim]'"), terminal.progress() as report:
+        from hwgen.examples import demo as example
+
+        result = example.run(out, report)
+    if json:
+        terminal.print_json(result.to_json())
+    else:
+        _print_demo(result)
+    if not result.bit_exact:
+        raise ToolError("the simulated hardware and the reference differ")
+
+
+@app.command()
+def pack(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="file.py:callable or module:callable, a function without arguments that returns the trained "
+            "torch.nn.Module. Its code runs; no pickle is read.",
+        ),
+    ],
+    calibration: Annotated[
+        Path, typer.Option("--calibration", help="Typical inputs, float32 (N, C, H, W) or (N, F), as .npy.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The .hwpack file to write.")] = Path("net.hwpack"),
+    json: Json = False,
+) -> None:
+    """Import, quantise and pack a trained model."""
+    from hwgen import user_files
+
+    with terminal.progress() as report:
+        report("loading", None)
+        inputs = user_files.load_array(calibration)
+        loaded = user_files.load_model(model)
+        report("packing", None)
+        import hwgen
+
+        packed = hwgen.pack(loaded, calibration=inputs)
+        packed.save(out)
+    _print_network(packed, json, str(out))
+
+
+@app.command()
+def plan(
+    network: Network,
+    board: BoardName = "ulx3s-85f",
+    mode: Mode = "auto",
+    cycles: Cycles = None,
+    json: Json = False,
+) -> None:
+    """Show what an accelerator would be made of, without making it."""
+    with terminal.progress() as report:
+        report("planning", None)
+        made = _plan(_load(network), board, mode, cycles)
+    _print_plan(made, json)
+
+
+@app.command()
+def generate(
+    network: Network,
+    out: Annotated[Path, typer.Option("--out", help="The bundle's folder; an older bundle there is replaced.")],
+    board: BoardName = "ulx3s-85f",
+    mode: Mode = "auto",
+    cycles: Cycles = None,
+    json: Json = False,
+) -> None:
+    """Make a bundle of bitstream sources."""
+    with _needs("generating Verilog: pip install 'hwgen[sim]'"), terminal.progress() as report:
+        from hwgen.generator import write
+
+        report("planning", None)
+        packed = _load(network)
+        made = _plan(packed, board, mode, cycles)
+        report("generating", None)
+        bundle = write(made, packed, out)
+    if json:
+        terminal.print_json(
+            {
+                "bundle": str(out),
+                "content_hash": bundle.manifest.content_hash,
+                "files": sorted(bundle.manifest.files),
+                "plan": _plan_figures(made),
+            }
+        )
+    else:
+        _print_plan(made, False)
+        print(f"{out}: {len(bundle.manifest.files)} files, {bundle.manifest.content_hash[:16]}")
+
+
+@app.command()
+def simulate(
+    bundle: Bundle,
+    words: Annotated[int, typer.Option("--words", min=1, help="How many words; of --input, the first ones.")] = 16,
+    input: Annotated[Path | None, typer.Option("--input", help="Real inputs as .npy. Default: random.")] = None,
+    trace: Annotated[Path | None, typer.Option("--trace", help="Write waveforms to this .vcd or .fst file.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random words.")] = 0,
+    json: Json = False,
+) -> None:
+    """Simulate a bundle, compare every output with the reference and count the cycles."""
+    import time
+
+    import numpy as np
+
+    from hwgen.format.bundle import NETWORK, read_manifest
+
+    with _needs("simulation: pip install 'hwgen[sim]'"), terminal.progress() as report:
+        from sim.compiled import CompiledSimulator
+
+        manifest = read_manifest(bundle)
+        network = _load(bundle / NETWORK).network
+        x = _words(network, input, words, seed)
+        report("compiling", None)
+        with CompiledSimulator.from_bundle(bundle) as simulator:
+            report("simulating", None)
+            started = time.perf_counter()
+            y, result = simulator.run(x, trace=trace)
+            seconds = time.perf_counter() - started
+        expected = _reference(network, x, report)
+    differing = [int(word) for word in np.flatnonzero((y != expected).reshape(len(x), -1).any(axis=1))]
+    figures = {
+        "words": len(x),
+        "bit_exact": not differing,
+        "differing_words": differing,
+        "cycles": result.cycles,
+        "first_word_cycles": int(result.beat_cycles[0, -1]) + 1,
+        "cycles_per_word": result.cycles_per_word if len(x) > 1 else None,
+        "cycles_planned": manifest.expected.get("cycles_per_word"),
+        "seconds": round(seconds, 3),
+        "trace": None if trace is None else str(trace),
+    }
+    _print_figures(str(bundle), figures, json)
+    if differing:
+        raise ToolError(f"{bundle}: simulation and reference differ, first in word {differing[0]} of {len(x)}")
+
+
+@app.command()
+def run(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or for cpu a .hwpack file.")],
+    input: Annotated[Path, typer.Option("--input", help="float32 (N, C, H, W) or (N, F), as .npy.")],
+    out: Annotated[Path, typer.Option("--out", help="The .npy file to write, float32 (N, outputs).")],
+    device: Annotated[str, typer.Option("--device", help="reference, cpu or sim.")] = "cpu",
+    json: Json = False,
+) -> None:
+    """Run inputs through an accelerator."""
+    import numpy as np
+
+    import host
+    from hwgen import user_files
+
+    x = user_files.load_array(input)
+    with terminal.progress() as report:
+        report("opening", None)
+        with host.open(bundle, device=device) as accelerator:
+            parts = []
+            # At least once, so that an empty or wrong array is refused by the accelerator itself.
+            for first in range(0, max(len(x) if x.ndim else 0, 1), BATCH):
+                report("running", first / max(len(x) if x.ndim else 0, 1))
+                parts.append(accelerator.run(x[first : first + BATCH] if x.ndim else x))
+            stats = accelerator.stats
+    user_files.save_array(out, np.concatenate(parts))
+    figures = {"out": str(out), "device": device, **asdict(stats), "words_per_second": round(stats.words_per_second, 3)}
+    _print_figures(str(bundle), figures, json)
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(metavar="NET.hwpack|BUNDLE", help="A packed network or a bundle.")],
+    json: Json = False,
+) -> None:
+    """Show what packing made of each layer and, for a bundle, what its accelerator consists of."""
+    from hwgen.format.bundle import NETWORK, read_manifest
+
+    if not source.is_dir():
+        _print_network(_load(source), json, str(source))
+        return
+    manifest = read_manifest(source)
+    packed = _load(source / NETWORK)
+    if json:
+        terminal.print_json(
+            {
+                **_network_figures(packed, str(source)),
+                "content_hash": manifest.content_hash,
+                "expected": manifest.expected,
+                "tools": manifest.tools,
+                "plan": manifest.plan,
+            }
+        )
+        return
+    _print_network(packed, False, str(source))
+    _print_figures(f"{source}: expected", {**manifest.expected, "content_hash": manifest.content_hash}, False)
+
+
+@contextlib.contextmanager
+def _needs(what: str) -> Iterator[None]:
+    """A missing package of an extra is one line that says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ToolError(f"{error.name} is not installed, which is needed for {what}") from error
+
+
+def _load(path: Path) -> PackedNetwork:
+    from hwgen.format.packed import PackedNetwork
+
+    return PackedNetwork.load(path)
+
+
+def _plan(packed: PackedNetwork, board: str, mode: str, cycles: int | None) -> Plan:
+    from boards.catalogue import board as board_named
+    from hwgen.plan import make_plan
+
+    chosen = None if board == "none" else board_named(board)
+    return make_plan(packed, board=chosen, mode=mode, cycles=cycles)
+
+
+def _words(network: Any, path: Path | None, words: int, seed: int) -> np.ndarray:
+    """Integers for a simulation: quantised real inputs, or random ones over the input's whole range."""
+    import numpy as np
+
+    from hwgen import user_files
+    from hwgen.format.io import quantise_input
+
+    if path is None:
+        low, high = (-128, 127) if network.input.signed else (0, 255)
+        return np.random.default_rng(seed).integers(low, high + 1, (words, *network.input.shape))
+    x = quantise_input(network.input, user_files.load_array(path))
+    if len(x) < words:
+        raise InputError(f"{path}: holds {len(x)} words, fewer than the {words} asked for with --words")
+    return x[:words]
+
+
+def _reference(network: Any, x: np.ndarray, report: terminal.Report) -> np.ndarray:
+    import numpy as np
+
+    from host import reference
+
+    parts = []
+    for first in range(0, len(x), BATCH):
+        report("reference", first / len(x))
+        parts.append(reference.run_int(network, x[first : first + BATCH]))
+    return np.concatenate(parts)
+
+
+def _network_figures(packed: PackedNetwork, path: str) -> dict[str, Any]:
+    layers = [asdict(layer) for layer in packed.report()]
+    return {
+        "path": path,
+        "nonzeros": sum(layer["nonzeros"] for layer in layers),
+        "packing_efficiency": sum(layer["nonzeros"] for layer in layers) / sum(layer["slots"] for layer in layers),
+        "layers": layers,
+    }
+
+
+def _print_network(packed: PackedNetwork, json: bool, path: str) -> None:
+    if json:
+        terminal.print_json(_network_figures(packed, path))
+        return
+    columns = (
+        "layer",
+        "weight",
+        "non-zeros",
+        "density",
+        "sets",
+        "kernels a set",
+        "rows",
+        "efficiency",
+        "accumulator bits",
+    )
+    rows = [
+        (
+            layer.name,
+            "x".join(map(str, layer.shape)),
+            layer.nonzeros,
+            f"{layer.density:.1%}",
+            layer.sets,
+            layer.kernels,
+            layer.rows,
+            f"{layer.efficiency:.1%}",
+            layer.accumulator_bits,
+        )
+        for layer in packed.report()
+    ]
+    terminal.print_table(path, columns, rows, left=2)
+
+
+def _plan_figures(made: Plan) -> dict[str, Any]:
+    """The plan without the channel numbers of its streams, which only generation needs."""
+    figures = made.to_json()
+    figures["stages"] = [
+        {
+            "name": stage.name,
+            "kind": stage.kind,
+            "mode": getattr(stage, "mode", None),
+            "cycles": stage.cycles,
+            "multipliers": stage.multipliers,
+            "products": stage.products,
+            "utilisation": stage.utilisation,
+        }
+        for stage in made.stages
+    ]
+    del figures["output"]
+    return figures
+
+
+def _print_plan(made: Plan, json: bool) -> None:
+    figures = _plan_figures(made)
+    if json:
+        terminal.print_json(figures)
+        return
+    rows = [
+        (
+            stage["name"],
+            stage["kind"],
+            stage["mode"] or "",
+            stage["cycles"],
+            stage["multipliers"] or "",
+            stage["products"] or "",
+            f"{stage['utilisation']:.1%}" if stage["multipliers"] else "",
+        )
+        for stage in figures["stages"]
+    ]
+    rows.append(("whole pipeline", "", made.mode, made.cycles_per_word, made.multipliers, "", ""))
+    title = f"{made.cycles_per_word:,} cycles a word, {made.multipliers:,} multipliers" + (
+        f" on {made.board}" if made.board else ""
+    )
+    columns = ("stage", "kind", "mode", "cycles a word", "multipliers", "products a word", "utilisation")
+    terminal.print_table(title, columns, rows, left=3)
+
+
+def _print_figures(title: str, figures: dict[str, Any], json: bool) -> None:
+    if json:
+        terminal.print_json(figures)
+        return
+    terminal.print_table(title, ("", ""), [(name.replace("_", " "), value) for name, value in figures.items()])
+
+
+def _print_demo(result: Any) -> None:
+    accuracies = [
+        ("dense, float", f"{result.accuracy_dense:.2%}"),
+        ("sparse, float", f"{result.accuracy_sparse:.2%}"),
+        ("sparse, int8", f"{result.accuracy_int8:.2%}"),
+        ("sparse, hardware", f"{result.accuracy_hardware:.2%}"),
+    ]
+    terminal.print_table(f"Accuracy on {result.images} test images", ("network", "accuracy"), accuracies)
+    rows = [
+        (
+            name,
+            mode.multipliers,
+            f"{mode.cycles_per_word:,.0f}",
+            mode.cycles_planned,
+            f"{mode.cycles_times_multipliers:,.0f}",
+            result.products[name],
+            mode.bit_exact,
+        )
+        for name, mode in result.modes.items()
+    ]
+    columns = (
+        "mode",
+        "multipliers",
+        "cycles measured",
+        "cycles planned",
+        "cycles x multipliers",
+        "products left",
+        "bit-exact",
+    )
+    terminal.print_table("One image", columns, rows)
+    print(
+        f"{result.nonzeros:,} of {result.weights:,} weights are non-zero; "
+        f"packing efficiency {result.packing_efficiency:.1%}"
+    )

@@ -1,0 +1,172 @@
+"""The demonstration: one trained sparse network, three accelerators, every test image through each of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgen.api import pack
+from hwgen.examples import digits
+from hwgen.format.io import quantise_input
+from hwgen.format.packed import PackedNetwork
+from hwgen.generator import write
+from hwgen.plan import make_plan
+
+Report: TypeAlias = Callable[[str, float | None], None]
+
+MODES = ("dense", "sparse-dense", "sparse-sparse")
+# What each mode may take for an image. The fewest multipliers that do it are what the modes are compared by; no board
+# bounds them, since the dense array is larger than that of many a board.
+CYCLES = 2400
+IMAGES_AT_ONCE = 50
+
+
+@dataclass(frozen=True)
+class ModeResult:
+    """One accelerator.
+
+    Attributes:
+        cycles_per_word: measured between the last beats of successive images, all images back to back.
+        cycles_planned: as the plan says.
+        multipliers: products formed in a cycle.
+        cycles_times_multipliers: measured cycles * multipliers: the work that the hardware can do in an image's time.
+        bit_exact: every output of every image is that of the reference.
+        accuracy: of the hardware's outputs.
+        simulated_seconds, generated_seconds: wall clock.
+        bundle: its folder.
+    """
+
+    cycles_per_word: float
+    cycles_planned: int
+    multipliers: int
+    cycles_times_multipliers: float
+    bit_exact: bool
+    accuracy: float
+    generated_seconds: float
+    simulated_seconds: float
+    bundle: str
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Everything that the demonstration shows.
+
+    Attributes:
+        images: test images, each simulated in every mode.
+        accuracy_dense, accuracy_sparse: of the float networks, in [0, 1].
+        accuracy_int8: of the reference's arithmetic.
+        nonzeros, weights: of all layers: positions of the masks, and all positions.
+        packing_efficiency: non-zeros / slots of all layers.
+        products: multiplications an image that each mode cannot skip.
+        modes: by name.
+    """
+
+    images: int
+    accuracy_dense: float
+    accuracy_sparse: float
+    accuracy_int8: float
+    nonzeros: int
+    weights: int
+    packing_efficiency: float
+    products: dict[str, int]
+    modes: dict[str, ModeResult]
+
+    @property
+    def bit_exact(self) -> bool:
+        return all(result.bit_exact for result in self.modes.values())
+
+    @property
+    def accuracy_hardware(self) -> float:
+        """The lowest of all modes; they are equal unless a mode is not bit-exact."""
+        return min(result.accuracy for result in self.modes.values())
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "bit_exact": self.bit_exact, "accuracy_hardware": self.accuracy_hardware}
+
+
+def run(out: Path, report: Report, cycles: int = CYCLES) -> DemoResult:
+    """Trains (or loads), packs, generates and simulates.
+
+    Args:
+        out: folder for a bundle of each mode.
+        report: called with the piece of work and the share that is done, or None.
+        cycles: the most cycles an image may take.
+
+    Raises:
+        HwgenError: a tool is missing or failed.
+    """
+    trained = digits.train(report)
+    report("packing", None)
+    packed = pack(trained.sparse, calibration=trained.train_x)
+    x = quantise_input(packed.network.input, trained.test_x)
+    expected = _reference(packed, x, report)
+    results, products = {}, {}
+    for mode in MODES:
+        results[mode], products[mode] = _realise(packed, mode, out / mode, cycles, x, expected, trained.test_y, report)
+    layers = packed.report()
+    nonzeros = sum(layer.nonzeros for layer in layers)
+    return DemoResult(
+        images=len(x),
+        accuracy_dense=trained.accuracy_dense,
+        accuracy_sparse=trained.accuracy_sparse,
+        accuracy_int8=digits.accuracy(expected, trained.test_y),
+        nonzeros=nonzeros,
+        weights=sum(int(np.prod(layer.shape)) for layer in layers),
+        packing_efficiency=nonzeros / sum(layer.slots for layer in layers),
+        products=products,
+        modes=results,
+    )
+
+
+def _reference(packed: PackedNetwork, x: NDArray[np.int64], report: Report) -> NDArray[np.int64]:
+    from host import reference
+
+    parts = []
+    for first in range(0, len(x), IMAGES_AT_ONCE):
+        report("reference arithmetic", first / len(x))
+        parts.append(reference.run_int(packed.network, x[first : first + IMAGES_AT_ONCE]))
+    return np.concatenate(parts)
+
+
+def _realise(
+    packed: PackedNetwork,
+    mode: str,
+    out: Path,
+    cycles: int,
+    x: NDArray[np.int64],
+    expected: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    report: Report,
+) -> tuple[ModeResult, int]:
+    """Generates and simulates one mode; also the products that its plan cannot skip."""
+    import host
+
+    started = time.perf_counter()
+    report(f"generating {mode}", None)
+    plan = make_plan(packed, mode=mode, cycles=cycles)
+    write(plan, packed, out)
+    generated = time.perf_counter()
+    report(f"compiling and simulating {mode}", None)
+    # One call: the images follow each other without a gap, and nothing stalls the output.
+    with host.open(out, device="sim") as accelerator:
+        y = accelerator.run_int(x)
+        measured = accelerator.stats.cycles_per_word
+    assert measured is not None
+    result = ModeResult(
+        cycles_per_word=measured,
+        cycles_planned=plan.cycles_per_word,
+        multipliers=plan.multipliers,
+        cycles_times_multipliers=measured * plan.multipliers,
+        bit_exact=bool(np.array_equal(y, expected)),
+        accuracy=digits.accuracy(y, labels),
+        generated_seconds=round(generated - started, 2),
+        simulated_seconds=round(time.perf_counter() - generated, 2),
+        bundle=str(out),
+    )
+    return result, sum(stage.products for stage in plan.stages)

@@ -1,0 +1,397 @@
+"""The bundle: a folder that holds everything one accelerator is made of, and how its beats carry tensors.
+
+    manifest.json     what is here, with a SHA-256 of every other file
+    net.hwpack        the network, so that the CPU and the hardware can never run different weights
+    <top>.v           the Verilog, and its memory images <top>-*.mem beside it
+
+Equal designs give equal bytes: nothing in a bundle depends on the time, the machine or the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgen.errors import DataError, FormatError, InputError
+
+FORMAT = "hwgen-bundle"
+VERSION = 1
+MANIFEST = "manifest.json"
+NETWORK = "net.hwpack"
+MANIFEST_LIMIT = 16 << 20  # bytes; a plan of a thousand layers is far below
+TENSOR_LIMIT = 1 << 31  # values a word
+
+
+@dataclass(frozen=True)
+class Port:
+    """How the beats of a value stream carry a tensor.
+
+    A word is sent position by position (row by row), within a position beat by beat. A vector is a map of one position.
+
+    Attributes:
+        lanes: values a beat.
+        bits: width of one value.
+        signed: two's complement if true.
+        shape: (C, H, W) or (F,).
+        layout: a row of `lanes` channel numbers, in torch's order, for every beat of a position; -1 where the lane
+            carries nothing. Every channel appears exactly once.
+
+    Raises:
+        InputError: the attributes contradict each other.
+    """
+
+    lanes: int
+    bits: int
+    signed: bool
+    shape: tuple[int, ...]
+    layout: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.shape) not in (1, 3) or min(self.shape) < 1 or prod(self.shape) > TENSOR_LIMIT:
+            raise InputError(f"port shape must be (C, H, W) or (F,) of at most 2^31 values, not {self.shape}")
+        if not 1 <= self.bits <= 64:
+            raise InputError(f"port bits must be 1 to 64, not {self.bits}")
+        if self.lanes < 1 or not self.layout or any(len(row) != self.lanes for row in self.layout):
+            raise InputError(f"port layout must have rows of {self.lanes} lanes (lanes >= 1)")
+        channels = sorted(channel for row in self.layout for channel in row if channel != -1)
+        if channels != list(range(self.shape[0])):
+            raise InputError(f"port layout must name each of {self.shape[0]} channels exactly once, and -1 elsewhere")
+
+    @property
+    def positions(self) -> int:
+        return prod(self.shape[1:])
+
+    @property
+    def beats(self) -> int:
+        """Beats a word."""
+        return self.positions * len(self.layout)
+
+    @property
+    def payload_bits(self) -> int:
+        return self.lanes * self.bits
+
+    @property
+    def limbs(self) -> int:
+        """32-bit words that hold one beat."""
+        return -(-self.payload_bits // 32)
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Smallest and largest value."""
+        return (-(1 << self.bits - 1), (1 << self.bits - 1) - 1) if self.signed else (0, (1 << self.bits) - 1)
+
+
+def encode_words(port: Port, x: NDArray[np.integer]) -> NDArray[np.uint32]:
+    """Tensors to beats.
+
+    Args:
+        port: how the beats carry them.
+        x: integers (N, *port.shape) within `port.range`.
+
+    Returns:
+        uint32 (N, port.beats, port.limbs): lane i at bit i * bits, little-endian, two's complement.
+
+    Raises:
+        DataError: dtype, shape or a value does not fit the port.
+    """
+    x = np.asarray(x)
+    if x.dtype.kind not in "iu" or x.shape[1:] != port.shape or x.ndim != len(port.shape) + 1:
+        raise DataError(f"words must be integers (N, {_comma(port.shape)}), not {x.dtype} {x.shape}")
+    low, high = port.range
+    if x.size and (int(x.min()) < low or int(x.max()) > high):
+        raise DataError(f"words must lie in [{low}, {high}], but have values in [{x.min()}, {x.max()}]")
+    # The channel added at the end is what -1 picks: a lane that carries nothing sends 0.
+    channels = np.zeros((len(x), port.shape[0] + 1, port.positions), np.uint64)
+    channels[:, :-1] = x.reshape(len(x), port.shape[0], port.positions).astype(np.int64).view(np.uint64)
+    lanes = channels[:, np.array(port.layout)].transpose(0, 3, 1, 2).reshape(len(x), port.beats, port.lanes)
+    raw = np.zeros((len(x), port.beats, port.limbs), np.uint32)
+    for lane, limb, shift, done, width in _pieces(port):
+        piece = (lanes[..., lane] >> np.uint64(done)) & np.uint64((1 << width) - 1)
+        raw[..., limb] |= piece.astype(np.uint32) << np.uint32(shift)
+    return raw
+
+
+def decode_words(port: Port, raw: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Beats to tensors, the inverse of `encode_words`.
+
+    Args:
+        port: how the beats carry them.
+        raw: uint32 (N, port.beats, port.limbs).
+
+    Returns:
+        int64 (N, *port.shape).
+
+    Raises:
+        DataError: dtype or shape does not fit the port.
+    """
+    if raw.dtype != np.uint32 or raw.ndim != 3 or raw.shape[1:] != (port.beats, port.limbs):
+        raise DataError(f"beats must be uint32 (N, {port.beats}, {port.limbs}), not {raw.dtype} {raw.shape}")
+    lanes = np.zeros((len(raw), port.beats, port.lanes), np.uint64)
+    for lane, limb, shift, done, width in _pieces(port):
+        piece = (raw[..., limb] >> np.uint32(shift)) & np.uint32((1 << width) - 1)
+        lanes[..., lane] |= piece.astype(np.uint64) << np.uint64(done)
+    spare = 64 - port.bits
+    values = (lanes << np.uint64(spare)).view(np.int64)
+    values = values >> spare if port.signed else (values.view(np.uint64) >> np.uint64(spare)).view(np.int64)
+    slots = values.reshape(len(raw), port.positions, len(port.layout) * port.lanes)
+    order = np.argsort([channel if channel >= 0 else port.shape[0] for row in port.layout for channel in row])
+    return slots[:, :, order[: port.shape[0]]].transpose(0, 2, 1).reshape(len(raw), *port.shape)
+
+
+def _pieces(port: Port) -> list[tuple[int, int, int, int, int]]:
+    """(lane, limb, bit in the limb, bit in the lane, width) of every run of bits that stays within one limb."""
+    pieces = []
+    for lane in range(port.lanes):
+        done = 0
+        while done < port.bits:
+            limb, shift = divmod(lane * port.bits + done, 32)
+            width = min(32 - shift, port.bits - done)
+            pieces.append((lane, limb, shift, done, width))
+            done += width
+    return pieces
+
+
+def _comma(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    Attributes:
+        top: the Verilog module and the stem of its file.
+        input, output: the ends of the accelerator.
+        plan: the plan as JSON values; its meaning belongs to the planner.
+        expected: what the plan promises, such as `cycles_per_word`.
+        tools: versions of what made the bundle; the only part that is not in the content hash.
+        files: SHA-256 of every file of the bundle but the manifest.
+        content_hash: SHA-256 that identifies the design.
+    """
+
+    top: str
+    input: Port
+    output: Port
+    plan: Any
+    expected: dict[str, Any]
+    tools: dict[str, str]
+    files: dict[str, str]
+    content_hash: str
+
+
+def write_bundle(
+    directory: str | os.PathLike[str],
+    files: Mapping[str, bytes | Path],
+    *,
+    input: Port,
+    output: Port,
+    plan: Any,
+    expected: Mapping[str, Any],
+    tools: Mapping[str, str],
+    top: str = "accelerator",
+) -> Manifest:
+    """Writes a bundle so that the folder appears complete or not at all.
+
+    Args:
+        directory: the folder to make; a bundle that is already there is replaced.
+        files: content, or a file to copy, for every relative name; `net.hwpack` and `<top>.v` must be among them.
+        input, output, plan, expected, tools, top: see `Manifest`.
+
+    Raises:
+        InputError: the folder exists and is not a bundle, or cannot be written; a name leads outside the folder; a
+            file is missing.
+    """
+    target = Path(os.path.realpath(directory))
+    _check_replaceable(target)
+    for name in files:
+        if not _is_plain(name):
+            raise InputError(f"bundle {directory}: {name!r} is not a plain relative file name")
+    for name in (NETWORK, f"{top}.v"):
+        if name not in files:
+            raise InputError(f"bundle {directory}: a bundle needs {name}")
+    scratch = target.parent / f".{target.name}.{secrets.token_hex(6)}"
+    try:
+        scratch.mkdir(parents=True)
+        for name, content in files.items():
+            path = scratch / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        # Through JSON and back, so that the hash is of what a reader will see (tuples, keys that are numbers).
+        values = json.loads(json.dumps([plan, dict(expected), dict(tools)], allow_nan=False))
+        document: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "top": top,
+            "input": asdict(input),
+            "output": asdict(output),
+            "plan": values[0],
+            "expected": values[1],
+            "files": {name: _file_hash(scratch / name) for name in sorted(files)},
+        }
+        document["content_hash"] = _content_hash(document)
+        document["tools"] = values[2]
+        text = json.dumps(document, indent=1, sort_keys=True) + "\n"
+        if len(text) > MANIFEST_LIMIT:
+            raise InputError(f"bundle {directory}: the manifest would exceed {MANIFEST_LIMIT >> 20} MiB")
+        (scratch / MANIFEST).write_text(text)
+        manifest = read_manifest(scratch, verify=False)
+        _put_in_place(scratch, target)
+        return manifest
+    except OSError as error:
+        raise InputError(f"bundle {directory}: cannot write it: {error.strerror} ({error.filename})") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"bundle {directory}: the manifest must consist of JSON values: {error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_manifest(directory: str | os.PathLike[str], verify: bool = True) -> Manifest:
+    """Reads and checks a bundle's manifest.
+
+    Args:
+        directory: the bundle's folder.
+        verify: compares the SHA-256 of every file as well.
+
+    Raises:
+        FormatError: the folder is not a bundle, is of another version, is incomplete or was changed.
+    """
+    directory = Path(directory)
+    path = directory / MANIFEST
+    document = _read_json(directory, path)
+    if document.get("format") != FORMAT:
+        raise FormatError(f"{path}: not the manifest of a bundle (format {document.get('format')!r}, not {FORMAT!r})")
+    if document.get("version") != VERSION or document["version"] is True:
+        raise FormatError(
+            f"{path}: version {document.get('version')!r} is not {VERSION}, which this hwgen reads: generate it again"
+        )
+    manifest = _parse(path, document)
+    for name in manifest.files:
+        if not _is_plain(name):
+            raise FormatError(f"{path}: file name {name!r} leads outside the bundle")
+    for name in (NETWORK, f"{manifest.top}.v"):
+        if name not in manifest.files:
+            raise FormatError(f"{path}: does not list {name}")
+    if manifest.content_hash != _content_hash(document):
+        raise FormatError(f"{path}: was changed after it was written: generate the bundle again")
+    for name, expected in manifest.files.items():
+        if not (directory / name).is_file():
+            raise FormatError(f"{directory / name}: missing, though the manifest lists it: generate the bundle again")
+        if verify and _file_hash(directory / name) != expected:
+            raise FormatError(f"{directory / name}: does not match its SHA-256: generate the bundle again")
+    return manifest
+
+
+def _read_json(directory: Path, path: Path) -> dict[str, Any]:
+    if not directory.is_dir():
+        raise FormatError(f"{directory}: no such bundle folder")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MANIFEST_LIMIT + 1)
+    except OSError as error:
+        raise FormatError(f"{directory}: not a bundle: cannot read {MANIFEST} ({error.strerror})") from error
+    if len(content) > MANIFEST_LIMIT:
+        raise FormatError(f"{path}: larger than {MANIFEST_LIMIT >> 20} MiB, which no manifest is")
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise FormatError(f"{path}: not the manifest of a bundle (a JSON object)")
+    return document
+
+
+def _parse(path: Path, document: dict[str, Any]) -> Manifest:
+    def field(name: str, kind: type) -> Any:
+        value = document.get(name)
+        if not isinstance(value, kind):
+            raise FormatError(f"{path}: {name!r} is missing or not a {kind.__name__}")
+        return value
+
+    def strings(name: str) -> dict[str, str]:
+        value = field(name, dict)
+        if not all(isinstance(item, str) for item in value.values()):
+            raise FormatError(f"{path}: {name!r} must map names to strings")
+        return dict(value)
+
+    top = field("top", str)
+    if not top.isidentifier() or not top.isascii():
+        raise FormatError(f"{path}: top {top!r} is not the name of a Verilog module")
+    return Manifest(
+        top=top,
+        input=_parse_port(path, "input", field("input", dict)),
+        output=_parse_port(path, "output", field("output", dict)),
+        plan=document.get("plan"),
+        expected=field("expected", dict),
+        tools=strings("tools"),
+        files=strings("files"),
+        content_hash=field("content_hash", str),
+    )
+
+
+def _parse_port(path: Path, name: str, value: dict[str, Any]) -> Port:
+    try:
+        if set(value) != {"lanes", "bits", "signed", "shape", "layout"} or type(value["signed"]) is not bool:
+            raise InputError("must have lanes, bits, signed, shape and layout")
+        shape, layout = tuple(value["shape"]), tuple(tuple(row) for row in value["layout"])
+        numbers = [value["lanes"], value["bits"], *shape, *(channel for row in layout for channel in row)]
+        if any(type(number) is not int for number in numbers):
+            raise InputError("must consist of integers")
+        return Port(value["lanes"], value["bits"], value["signed"], shape, layout)
+    except (InputError, TypeError) as error:
+        raise FormatError(f"{path}: {name!r} is not a port: {error}") from error
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name stays inside the folder on every system, and is not the manifest's own."""
+    parts = PurePosixPath(name).parts
+    plain = bool(parts) and str(PurePosixPath(*parts)) == name and not {"..", ".", "/"} & set(parts)
+    return plain and name.isprintable() and not set(name) & set('\\:"') and name != MANIFEST
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _content_hash(document: Mapping[str, Any]) -> str:
+    """SHA-256 over the sorted (name, SHA-256) pairs and the rest of the manifest without the tools."""
+    content = {name: value for name, value in document.items() if name not in ("tools", "content_hash")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _check_replaceable(target: Path) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    try:
+        is_bundle = _read_json(target, target / MANIFEST).get("format") == FORMAT
+    except FormatError:
+        is_bundle = False
+    if not is_bundle:
+        raise InputError(f"{target}: exists and is not a bundle, so it is not replaced: name another folder")
+
+
+def _put_in_place(scratch: Path, target: Path) -> None:
+    if not target.exists():
+        scratch.rename(target)
+        return
+    old = scratch.with_name(f"{scratch.name}.old")
+    target.rename(old)
+    try:
+        scratch.rename(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

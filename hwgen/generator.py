@@ -1,0 +1,102 @@
+"""From a packed network and a goal to a bundle of bitstream sources."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwgen.format.bundle import NETWORK, Manifest, Port, write_bundle
+from hwgen.format.packed import PackedNetwork
+from hwgen.plan import Plan, make_plan
+from hwgen.plan.stages import Source
+from hwgen.verilog import write_verilog
+
+TOP = "accelerator"
+TOOLS = ("hwgen", "amaranth", "pyosys")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A generated accelerator.
+
+    Attributes:
+        path: the bundle's folder.
+        plan: what was generated.
+        manifest: as written.
+    """
+
+    path: Path
+    plan: Plan
+    manifest: Manifest
+
+
+def generate(
+    packed: PackedNetwork,
+    out: str | os.PathLike[str],
+    *,
+    board: Any = "ulx3s-85f",
+    mode: str = "auto",
+    cycles: int | None = None,
+) -> Bundle:
+    """Plans and generates; the folder appears complete or not at all.
+
+    Args:
+        packed: the network.
+        out: folder to make; an older bundle there is replaced, anything else is not.
+        board: a name of the catalogue, a Board, or None for no bound on the multipliers.
+        mode: "dense", "sparse-dense", "sparse-sparse" or "auto".
+        cycles: the most cycles a word may take; None for the fastest pipeline that the board has multipliers for.
+
+    Raises:
+        PlanError: no such board or mode, or the goal is out of reach.
+        InputError: `out` exists and is not a bundle.
+        ToolError: Yosys is missing or failed.
+    """
+    if isinstance(board, str):
+        from boards.catalogue import board as board_named
+
+        board = board_named(board)
+    return write(make_plan(packed, board=board, mode=mode, cycles=cycles), packed, out)
+
+
+def write(plan: Plan, packed: PackedNetwork, out: str | os.PathLike[str]) -> Bundle:
+    """The bundle of a plan."""
+    # Amaranth is needed from here on only: planning works without it.
+    from hwgen.elaborate import accelerator
+
+    component = accelerator(plan, packed)
+    with tempfile.TemporaryDirectory(prefix="hwgen-generate-") as scratch:
+        files: dict[str, bytes | Path] = {path.name: path for path in write_verilog(component, Path(scratch), TOP)}
+        packed.save(Path(scratch) / NETWORK)
+        files[NETWORK] = Path(scratch) / NETWORK
+        manifest = write_bundle(
+            out,
+            files,
+            input=input_port(plan, packed),
+            output=output_port(plan),
+            plan=plan.to_json(),
+            expected={"cycles_per_word": plan.cycles_per_word, "multipliers": plan.multipliers},
+            tools={name: importlib.metadata.version(name) for name in TOOLS},
+            top=TOP,
+        )
+    return Bundle(Path(out), plan, manifest)
+
+
+def input_port(plan: Plan, packed: PackedNetwork) -> Port:
+    source = plan.stages[0]
+    assert isinstance(source, Source)
+    network = packed.network
+    return Port(
+        lanes=source.lanes, bits=8, signed=network.input.signed, shape=network.input.shape, layout=source.layout
+    )
+
+
+def output_port(plan: Plan) -> Port:
+    output = plan.output
+    return Port(
+        lanes=output.lanes, bits=output.bits, signed=output.signed, shape=output.shape, layout=output.layout
+    )

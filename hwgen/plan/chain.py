@@ -1,0 +1,338 @@
+"""What follows a MAC engine up to the next: pools, requantisation, k-WTA, and how wide each stream must be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from hwgen.errors import PlanError
+from hwgen.format.network import Conv2d, Flatten, KWinners, Layer, Linear, MaxPool2d, ReLU, Requantise, SumPool2d
+from hwgen.format.shapes import Tensor
+from hwgen.plan import stages
+from hwgen.plan.mac import distinct_parts
+from hwgen.plan.stages import WORD_GAP, Stage
+from hwgen.plan.stream import Stream, narrowed
+from rtl_templates import timing
+
+# Up to this many values a k-WTA holds them all in registers; beyond, in a memory.
+REGISTER_WINNERS = 256
+
+
+class TooSlow(PlanError):
+    """A stage cannot keep up with the asked-for cycles."""
+
+
+@dataclass
+class Chain:
+    """Stages under construction, one after the other.
+
+    Attributes:
+        stream: what flows out of the last stage.
+        limit: cycles a word that no stage may exceed.
+        bias_of: layer whose bias is still to be added to the stream, or None.
+    """
+
+    stream: Stream
+    limit: int
+    bias_of: str | None = None
+    stages: list[Stage] = field(default_factory=list)
+
+    def add(self, stage: Stage, stream: Stream) -> None:
+        if stage.cycles > self.limit:
+            raise TooSlow(
+                f"layer {stage.name!r}: its {stage.kind} stage takes {stage.cycles} cycles a word, "
+                f"more than the {self.limit} asked for; ask for {stage.cycles} or more"
+            )
+        self.stages.append(stage)
+        self.stream = stream
+
+    def narrow(self, name: str, lanes: int) -> None:
+        stream = self.stream
+        if lanes == stream.lanes:
+            return
+        layout = narrowed(stream.layout, lanes)
+        after = replace(stream, layout=layout)
+        self.add(
+            stages.Narrow(
+                name=name,
+                cycles=after.beats,
+                bits=stream.bits,
+                signed=stream.signed,
+                lanes_in=stream.lanes,
+                lanes_out=lanes,
+                layout=layout,
+            ),
+            after,
+        )
+
+    def drop_empty(self, name: str) -> None:
+        stream = self.stream
+        layout = tuple(row for row in stream.layout if any(channel >= 0 for channel in row))
+        if layout == stream.layout:
+            return
+        self.add(
+            stages.DropEmpty(
+                name=name,
+                cycles=stream.beats,
+                bits=stream.bits,
+                signed=stream.signed,
+                in_layout=stream.layout,
+                layout=layout,
+            ),
+            replace(stream, layout=layout),
+        )
+
+    def run(self, layer: Layer, before: Tensor, after: Tensor, emit: str = "values") -> None:
+        """One layer of the network that is not a MAC layer."""
+        match layer:
+            case Flatten():
+                pass
+            case Requantise():
+                self._requantise(layer)
+            case MaxPool2d():
+                self._pool(layer, "max", layer.dilation, after)
+            case SumPool2d():
+                self.add_bias()
+                self._pool(layer, "sum", (1, 1), after)
+            case ReLU():
+                self.add_bias()
+                self._relu(layer)
+            case KWinners():
+                self._winners(layer, emit)
+            case _:
+                raise PlanError(f"layer {layer.name!r}: {type(layer).__name__} cannot stand here")
+
+    def add_bias(self) -> None:
+        """Adds a bias that no requantisation has added yet."""
+        if self.bias_of is None:
+            return
+        stream, name = self.stream, self.bias_of
+        self.bias_of = None
+        self.add(
+            stages.AddBias(
+                name=name,
+                cycles=stream.beats,
+                bits=stream.bits,
+                signed=stream.signed,
+                layout=stream.layout,
+                bias_of=name,
+            ),
+            stream,
+        )
+
+    def _requantise(self, layer: Requantise) -> None:
+        stream = self.stream
+        scaled = bool((layer.multiplier != 1).any())
+        self.add(
+            stages.Requantise(
+                name=layer.name,
+                cycles=stream.beats,
+                multipliers=stream.lanes if scaled else 0,
+                products=stream.channels * stream.positions if scaled else 0,
+                bits=stream.bits,
+                in_signed=stream.signed,
+                signed=layer.signed,
+                layout=stream.layout,
+                bias_of=self.bias_of,
+            ),
+            replace(stream, bits=8, signed=layer.signed),
+        )
+        self.bias_of = None
+
+    def _pool(self, layer: MaxPool2d | SumPool2d, function: str, dilation, after: Tensor) -> None:
+        stream = self.stream
+        window = stages.Window(
+            map=stream.map,
+            kernel=layer.kernel,
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=dilation,
+            size=(after.shape[1], after.shape[2]),
+        )
+        signed = after.signed if function == "sum" else stream.signed
+        bits = after.bits if function == "sum" else stream.bits
+        beats = len(stream.layout)
+        self.add(
+            stages.Pool(
+                name=layer.name,
+                cycles=window.positions * beats * window.area + WORD_GAP,
+                function=function,
+                window=window,
+                bits=stream.bits,
+                signed=stream.signed,
+                result_bits=bits,
+                result_signed=signed,
+                lanes=stream.lanes,
+                beats=beats,
+            ),
+            replace(
+                stream,
+                map=window.size,
+                bits=bits,
+                signed=signed,
+                most=min(stream.channels, stream.most * window.area),
+                most_word=min(stream.channels * window.positions, stream.most_word * window.area),
+            ),
+        )
+
+    def _relu(self, layer: ReLU) -> None:
+        stream = self.stream
+        self.add(
+            stages.ReLU(
+                name=layer.name, cycles=stream.beats, bits=stream.bits, signed=stream.signed, lanes=stream.lanes
+            ),
+            stream,
+        )
+
+    def _winners(self, layer: KWinners, emit: str) -> None:
+        stream = self.stream
+        if self.bias_of is not None or stream.bits != 8:
+            raise PlanError(f"layer {layer.name!r}: k-WTA works on requantised values only")
+        beats, positions = len(stream.layout), stream.positions
+        entries = layer.k if emit == "entries" else None
+        if (layer.local or positions == 1) and stream.channels <= REGISTER_WINNERS:
+            k = min(layer.k, stream.channels)
+            cycles, units = self._search(beats, k, emit)
+            self.add(
+                stages.LocalWinners(
+                    name=layer.name,
+                    cycles=cycles,
+                    k=k,
+                    units=units,
+                    positions=positions,
+                    signed=stream.signed,
+                    emit=emit,
+                    layout=stream.layout,
+                ),
+                replace(stream, most=k, most_word=k * positions, entries=entries),
+            )
+            return
+        if layer.local and positions > 1:
+            raise PlanError(
+                f"layer {layer.name!r}: local k-WTA over {stream.channels} channels; up to {REGISTER_WINNERS} are supported"
+            )
+        if stream.lanes != 1:
+            raise TooSlow(f"layer {layer.name!r}: global k-WTA takes one value a beat, not {stream.lanes}")
+        self.drop_empty(layer.name)
+        stream = self.stream
+        k = min(layer.k, stream.channels * positions)
+        self.add(
+            stages.GlobalWinners(
+                name=layer.name,
+                cycles=timing.global_interval(stream.channels, positions, emit),
+                k=k,
+                positions=positions,
+                signed=stream.signed,
+                emit=emit,
+                layout=stream.layout,
+            ),
+            replace(stream, most=min(k, stream.channels), most_word=k, entries=entries, flat=entries is not None),
+        )
+
+    def _search(self, beats: int, k: int, emit: str) -> tuple[int, int]:
+        """Cycles a word of a local k-WTA, and the fewest search units with which it keeps to the limit."""
+        channels, positions = self.stream.channels, self.stream.positions
+        steps = timing.search_steps(channels, emit)
+        cycles = positions * timing.interval(beats, k, emit, channels=channels)
+        for units in range(1, steps + 1):
+            cycles = positions * timing.interval(beats, k, emit, channels=channels, stages=units)
+            if cycles <= self.limit:
+                return cycles, units
+        return cycles, steps
+
+    def compact(self, name: str) -> None:
+        """Lists of the non-zero values of each position, from a value stream known to be sparse."""
+        stream = self.stream
+        size = stream.most
+        self.add(
+            stages.Compact(
+                name=f"{name}.compact",
+                cycles=stream.positions * timing.compact_interval(len(stream.layout), size),
+                size=size,
+                positions=stream.positions,
+                signed=stream.signed,
+                layout=stream.layout,
+            ),
+            replace(stream, entries=size),
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer with the tensors on both its sides."""
+
+    layer: Layer
+    before: Tensor
+    after: Tensor
+
+
+def can_list(steps: Sequence[Step], following: Linear | Conv2d | None, stream: Stream) -> bool:
+    """Whether the stream that reaches `following` can be lists; `stream` is the one behind `steps`, as values."""
+    if following is None or not steps:
+        return False
+    last = _last_winners(steps)
+    if last is None or last.local or stream.positions == 1:
+        return stream.most < stream.channels and (stream.channels <= REGISTER_WINNERS or last is not None)
+    return isinstance(following, Linear) or stream.most < stream.channels <= REGISTER_WINNERS
+
+
+def _last_winners(steps: Sequence[Step]) -> KWinners | None:
+    for step in reversed(steps):
+        if not isinstance(step.layer, Flatten):
+            return step.layer if isinstance(step.layer, KWinners) else None
+    return None
+
+
+def follow(chain: Chain, steps: Sequence[Step], following: Linear | Conv2d | None, listed: bool) -> Chain:
+    """Adds the stages of `steps`, every stream as narrow as the limit allows; raises TooSlow where none will do."""
+    first = next((index for index, step in enumerate(steps) if isinstance(step.layer, Requantise)), len(steps))
+    if chain.bias_of is None:
+        first = 0
+    problem: PlanError = TooSlow("no width of stream keeps up")
+    for wide in distinct_parts(chain.stream.lanes):
+        try:
+            head = replace(chain, stages=list(chain.stages))
+            head.narrow(chain.bias_of or "input", wide)
+            _through(head, steps[:first], None, False)
+            return _narrowest_tail(head, steps[first:], following, listed)
+        except TooSlow as error:
+            problem = error
+    raise problem
+
+
+def _narrowest_tail(head: Chain, steps: Sequence[Step], following, listed: bool) -> Chain:
+    problem: PlanError = TooSlow("no width of stream keeps up")
+    for lanes in distinct_parts(head.stream.lanes):
+        try:
+            tail = replace(head, stages=list(head.stages))
+            if steps or following is not None:
+                tail.narrow(tail.bias_of or "input", lanes)
+            _through(tail, steps, following, listed)
+            return tail
+        except TooSlow as error:
+            problem = error
+    raise problem
+
+
+def _through(chain: Chain, steps: Sequence[Step], following, listed: bool) -> None:
+    winners = _last_winners(steps)
+    direct = listed and winners is not None and (
+        winners.local or chain_positions(steps) == 1 or isinstance(following, Linear)
+    )
+    for step in steps:
+        emit = "entries" if direct and step.layer is winners else "values"
+        chain.run(step.layer, step.before, step.after, emit)
+    if listed and chain.stream.entries is None:
+        chain.compact(steps[-1].layer.name)
+    if chain.stream.entries is None and chain.stream.beats > chain.limit:
+        raise TooSlow(f"{chain.stream.beats} beats a word are more than the {chain.limit} cycles asked for")
+
+
+def chain_positions(steps: Sequence[Step]) -> int:
+    """Positions of the map behind the last layer that is not a Flatten."""
+    for step in reversed(steps):
+        if not isinstance(step.layer, Flatten):
+            _, height, width = step.after.map_shape
+            return height * width
+    return 1
+

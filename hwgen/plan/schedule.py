@@ -1,0 +1,222 @@
+"""Which activation meets which weights in which cycle: the contents of a MAC engine's tables and weight memories.
+
+The augmented weight tensor of the paper is a Packing; here it is cut into folds (sets served at the same time), into
+steps (buffer rows read one after the other) and among readers. Planning needs only the number of steps, generation the
+tables; both come from the same functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgen.format.network import Conv2d, Linear
+from hwgen.format.packed import Packing
+from hwgen.plan.stages import Layout, Mac
+
+
+def dense_packing(layer: Linear | Conv2d) -> Packing:
+    """Every output channel a set of its own and every connection a slot: nothing is skipped."""
+    weight = layer.weight.reshape(layer.weight.shape[0], -1)
+    outputs, inputs = weight.shape
+    groups = layer.groups if isinstance(layer, Conv2d) else 1
+    columns = inputs * groups
+    weights = np.zeros((columns, outputs), np.int8)
+    occupied = np.zeros((columns, outputs), bool)
+    for group in range(groups):
+        rows = slice(group * inputs, (group + 1) * inputs)
+        channels = slice(group * outputs // groups, (group + 1) * outputs // groups)
+        weights[rows, channels] = weight[channels].T
+        occupied[rows, channels] = True
+    return Packing(
+        set_of=np.arange(outputs, dtype=np.int32),
+        kernel_of=np.zeros(outputs, np.int32),
+        row_start=np.arange(columns + 1, dtype=np.int32),
+        weights=weights,
+        kernel_ids=np.zeros((columns, outputs), np.uint16),
+        occupied=occupied,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """A packing by column and set.
+
+    Attributes:
+        count: int (columns, sets): slots of a column in a set.
+        packing: whose slots they are.
+    """
+
+    packing: Packing
+    count: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, packing: Packing) -> Slots:
+        columns, sets = len(packing.row_start) - 1, packing.sets
+        count = np.zeros((columns, sets), np.int64)
+        column_of = np.repeat(np.arange(columns), np.diff(packing.row_start))
+        np.add.at(count, column_of, packing.occupied.astype(np.int64))
+        return cls(packing, count)
+
+    @property
+    def rows_max(self) -> int:
+        return max(1, int(self.count.max(initial=0)))
+
+    def deepest(self, parallel: int) -> NDArray[np.int64]:
+        """int (folds, columns): rows that a column takes in each fold."""
+        folds = -(-self.count.shape[1] // parallel)
+        padded = np.zeros((self.count.shape[0], folds * parallel), np.int64)
+        padded[:, : self.count.shape[1]] = self.count
+        return padded.reshape(-1, folds, parallel).max(axis=2).T
+
+    def of_column(self, column: int, members: range) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Weights and kernel IDs, int (rows, len(members)), of one column in some sets; slots moved up, holes 0."""
+        packing = self.packing
+        rows = slice(packing.row_start[column], packing.row_start[column + 1])
+        depth = int(self.count[column, members.start : members.stop].max(initial=0))
+        weights, kernel_ids = np.zeros((depth, len(members)), np.int64), np.zeros((depth, len(members)), np.int64)
+        for place, member in enumerate(members):
+            if member >= packing.sets:
+                continue
+            used = packing.occupied[rows, member]
+            weights[: used.sum(), place] = packing.weights[rows, member][used]
+            kernel_ids[: used.sum(), place] = packing.kernel_ids[rows, member][used]
+        return weights, kernel_ids
+
+
+def pixel_rows(layout: Layout, beats_per_row: int) -> NDArray[np.int64]:
+    """int (rows a pixel, values a row): torch channel of each place of the buffer's rows, -1 where there is none."""
+    beats, lanes = len(layout), len(layout[0])
+    rows = -(-beats // beats_per_row)
+    places = np.full((rows * beats_per_row, lanes), -1, np.int64)
+    places[:beats] = np.asarray(layout, np.int64)
+    return places.reshape(rows, beats_per_row * lanes)
+
+
+def value_rows(slots: Slots, area: int, layout: Layout, beats_per_row: int, parallel: int) -> NDArray[np.int64]:
+    """int (folds, area, rows a pixel): times that each buffer row of the window is read, for dense activations."""
+    places = pixel_rows(layout, beats_per_row)
+    deepest = slots.deepest(parallel)
+    by_channel = deepest.reshape(deepest.shape[0], -1, area)
+    padded = np.concatenate([by_channel, np.zeros_like(by_channel[:, :1])], axis=1)
+    # Index -1 meets the zeros appended for places that carry nothing.
+    return padded[:, places].max(axis=2).transpose(0, 2, 1)
+
+
+def value_steps(slots: Slots, area: int, layout: Layout, beats_per_row: int, parallel: int, readers: int) -> int:
+    """Steps a group takes: those of the longest fold, dealt among the readers; at least one, to clear accumulators."""
+    rows = value_rows(slots, area, layout, beats_per_row, parallel).sum(axis=(1, 2))
+    return max(1, -(-int(rows.max()) // readers))
+
+
+def list_steps(area: int, size: int, list_rows: int, readers: int) -> int:
+    """Steps a group takes with winner lists of `size` entries at each of `area` pixels."""
+    return -(-area // readers) * size * list_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What the generator puts into a MAC engine; arrays as in rtl_templates.walk.Walk and mac_engine.MacEngine.
+
+    Attributes:
+        kernel_y, kernel_x, offset, present: (tables, steps, readers).
+        weight: (tables, steps, readers) or None.
+        weights, kernel_ids: (readers, depth, lanes, parallel).
+    """
+
+    kernel_y: NDArray[np.int64]
+    kernel_x: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    present: NDArray[np.bool_]
+    weight: NDArray[np.int64] | None
+    weights: NDArray[np.int64]
+    kernel_ids: NDArray[np.int64]
+
+
+def tables(stage: Mac, packing: Packing) -> Tables:
+    """The tables of a planned stage."""
+    slots = Slots.of(packing)
+    return _list_tables(stage, slots) if stage.stream_lanes is None else _value_tables(stage, slots)
+
+
+def _value_tables(stage: Mac, slots: Slots) -> Tables:
+    area, width = stage.window.area, stage.window.kernel[1]
+    places = pixel_rows(stage.in_layout, stage.beats_per_row)
+    reads = value_rows(slots, area, stage.in_layout, stage.beats_per_row, stage.parallel)
+    shape = (stage.folds, stage.steps, stage.readers)
+    pixel, offset, present = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, bool)
+    lanes = places.shape[1]
+    weights = np.zeros((stage.readers, stage.folds, stage.steps, lanes, stage.parallel), np.int64)
+    kernel_ids = np.zeros_like(weights)
+    for fold in range(stage.folds):
+        members = range(fold * stage.parallel, (fold + 1) * stage.parallel)
+        number = 0
+        for at in range(area):
+            for row in range(places.shape[0]):
+                depth = int(reads[fold, at, row])
+                if not depth:
+                    continue
+                filled = [
+                    (lane, slots.of_column(int(channel) * area + at, members))
+                    for lane, channel in enumerate(places[row])
+                    if channel >= 0
+                ]
+                for level in range(depth):
+                    # Consecutive steps go to different readers: they share out evenly, whatever the number.
+                    step, reader = divmod(number, stage.readers)
+                    pixel[fold, step, reader], offset[fold, step, reader] = at, row
+                    present[fold, step, reader] = True
+                    for lane, (values, ids) in filled:
+                        if level < len(values):
+                            weights[reader, fold, step, lane] = values[level]
+                            kernel_ids[reader, fold, step, lane] = ids[level]
+                    number += 1
+    if all((part == part[:1]).all() for part in (pixel, offset, present)):
+        pixel, offset, present = pixel[:1], offset[:1], present[:1]
+    depth = stage.folds * stage.steps
+    return Tables(
+        kernel_y=pixel // width,
+        kernel_x=pixel % width,
+        offset=offset,
+        present=present,
+        weight=None,
+        weights=weights.reshape(stage.readers, depth, lanes, stage.parallel),
+        kernel_ids=kernel_ids.reshape(stage.readers, depth, lanes, stage.parallel),
+    )
+
+
+def _list_tables(stage: Mac, slots: Slots) -> Tables:
+    area, width, size = stage.window.area, stage.window.kernel[1], stage.index_size
+    pixels, entries, rows = -(-area // stage.readers), stage.beats, stage.list_rows
+    # The order of a reader's steps: its pixels, the entries of each list, the rows of a column.
+    at, entry, row = (part.ravel() for part in np.indices((pixels, entries, rows)))
+    pixel = at[:, None] + pixels * np.arange(stage.readers)
+    present = pixel < area
+    pixel = np.where(present, pixel, 0)
+    block = pixels * rows * size
+    weight = np.arange(stage.folds)[:, None, None] * block + ((at * rows + row) * size)[None, :, None]
+    weight = np.broadcast_to(weight, (stage.folds, stage.steps, stage.readers)).copy()
+    offset = np.broadcast_to(entry[:, None], pixel.shape)
+
+    weights = np.zeros((stage.readers, stage.folds, pixels, rows, size, stage.parallel), np.int64)
+    kernel_ids = np.zeros_like(weights)
+    for fold in range(stage.folds):
+        members = range(fold * stage.parallel, (fold + 1) * stage.parallel)
+        for place in range(area):
+            reader, own = divmod(place, pixels)
+            for channel in range(size):
+                values, ids = slots.of_column(channel * area + place, members)
+                weights[reader, fold, own, : len(values), channel] = values
+                kernel_ids[reader, fold, own, : len(ids), channel] = ids
+    repeat = (stage.folds, 1, 1)
+    return Tables(
+        kernel_y=np.tile(pixel // width, repeat),
+        kernel_x=np.tile(pixel % width, repeat),
+        offset=np.tile(offset, repeat),
+        present=np.tile(present, repeat),
+        weight=weight,
+        weights=weights.reshape(stage.readers, -1, 1, stage.parallel),
+        kernel_ids=kernel_ids.reshape(stage.readers, -1, 1, stage.parallel),
+    )

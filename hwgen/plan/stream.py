@@ -1,0 +1,69 @@
+"""What flows between two stages of a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hwgen.plan.stages import Layout, Pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """A stream and what is known of its content.
+
+    Attributes:
+        channels: of the map.
+        map: (height, width).
+        bits, signed: of a value.
+        layout: of a value stream: `beats` rows of `lanes` channels.
+        entries: length of each position's winner list, or None for a value stream.
+        flat: the list stream is one list of the whole map, its indices those of the flattened map.
+        most: bound on the non-zero values of a position.
+        most_word: bound on the non-zero values of a word.
+    """
+
+    channels: int
+    map: Pair
+    bits: int
+    signed: bool
+    layout: Layout
+    most: int
+    most_word: int
+    entries: int | None = None
+    flat: bool = False
+
+    @property
+    def positions(self) -> int:
+        return self.map[0] * self.map[1]
+
+    @property
+    def lanes(self) -> int:
+        return len(self.layout[0])
+
+    @property
+    def beats(self) -> int:
+        """Beats of a word."""
+        return len(self.layout) * self.positions
+
+    @property
+    def window_map(self) -> Pair:
+        """Extent of the map that a window slides over."""
+        return (1, 1) if self.flat else self.map
+
+    @property
+    def index_size(self) -> int:
+        """Indices of a list are below this."""
+        return self.channels * self.positions if self.flat else self.channels
+
+
+def narrowed(layout: Layout, lanes: int) -> Layout:
+    """The layout behind a Narrow stage: each beat in parts of `lanes`, the last part filled up with nothing."""
+    wide = len(layout[0])
+    parts = -(-wide // lanes)
+    filled = [tuple(row) + (-1,) * (parts * lanes - wide) for row in layout]
+    return tuple(row[part * lanes : (part + 1) * lanes] for row in filled for part in range(parts))
+
+
+def torch_layout(channels: int, lanes: int) -> Layout:
+    """Channels in torch's order, `lanes` a beat."""
+    return narrowed((tuple(range(channels)),), lanes)

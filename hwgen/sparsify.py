@@ -1,0 +1,66 @@
+"""Fixed weight masks that pack perfectly: groups of kernels whose non-zeros never meet in a column.
+
+Complementary sparsity: Hunter, Spracklen, Ahmad, "Two Sparsities Are Better Than One: Unlocking the Performance
+Benefits of Sparse-Sparse Networks" (2021), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+
+def complementary_mask(outputs: int, columns: int, nonzeros: int, generator: torch.Generator) -> Tensor:
+    """A random mask with exactly `nonzeros` positions an output, whose kernels form complementary sets.
+
+    Each group of columns // nonzeros consecutive outputs shares out one random permutation of the columns, so that no
+    two of them use the same column; a last group may be smaller.
+
+    Args:
+        outputs: output units (rows).
+        columns: inputs of a unit; of a convolution input channels * kernel height * kernel width.
+        nonzeros: non-zeros of each unit, 1 <= nonzeros <= columns.
+        generator: torch's random generator on the CPU; the same seed gives the same mask.
+
+    Returns:
+        bool (outputs, columns).
+
+    Raises:
+        ValueError: a size that cannot be.
+    """
+    if outputs < 1 or columns < 1:
+        raise ValueError(f"a mask needs at least one output and one column, not {outputs} and {columns}")
+    if not 1 <= nonzeros <= columns:
+        raise ValueError(f"nonzeros must be from 1 to {columns}, the number of columns, not {nonzeros}")
+    set_size = columns // nonzeros
+    mask = torch.zeros(outputs, columns, dtype=torch.bool)
+    for first in range(0, outputs, set_size):
+        shuffled = torch.randperm(columns, generator=generator)
+        for member, row in enumerate(range(first, min(first + set_size, outputs))):
+            mask[row, shuffled[member * nonzeros : (member + 1) * nonzeros]] = True
+    return mask
+
+
+def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Prunes the weights of `model` in place with torch.nn.utils.prune.
+
+    Args:
+        model: any module.
+        masks: path of each module to prune -> mask with as many values as its weight, which gives the shape.
+
+    Raises:
+        ValueError: no such module, no weight, or a mask of another size.
+    """
+    modules = dict(model.named_modules())
+    for path, mask in masks.items():
+        weight = getattr(modules.get(path), "weight", None)
+        if not isinstance(weight, Tensor):
+            raise ValueError(f"{path!r} is not a module with a weight")
+        if mask.numel() != weight.numel():
+            raise ValueError(
+                f"{path}: the mask has {mask.numel()} values, but the weight is {tuple(weight.shape)}, {weight.numel()}"
+            )
+        prune.custom_from_mask(modules[path], "weight", mask.reshape(weight.shape).to(weight))

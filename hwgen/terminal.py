@@ -1,0 +1,67 @@
+"""How the command line talks: figures on standard output, progress and errors on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+Report: TypeAlias = Callable[[str, float | None], None]
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Report]:
+    """A bar for each piece of work; call the result with its name and the share that is done, or None if unknown."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(name: str, share: float | None) -> None:
+            if name not in tasks:
+                for task in tasks.values():
+                    bars.update(task, total=1.0, completed=1.0)
+                tasks[name] = bars.add_task(name, total=None)
+            bars.update(tasks[name], total=None if share is None else 1.0, completed=share or 0.0)
+
+        yield report
+        for task in tasks.values():
+            bars.update(task, total=1.0, completed=1.0)
+
+
+def say(message: str) -> None:
+    """A line for people, on standard error."""
+    typer.echo(message, err=True)
+
+
+def print_json(value: Any) -> None:
+    """The one JSON object of a command."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
+    """A table on standard output; all but the first `left` columns hold numbers."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_text(cell)) for cell in row))
+    console = Console()
+    if not console.is_terminal:
+        # A pipe has no width: nothing is folded there.
+        console = Console(width=240)
+    console.print(table)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,105 @@
+"""What the command line is given by name: a model's maker and numpy arrays. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from hwgen.errors import DataError, InputError
+
+
+def load_model(source: str) -> Any:
+    """The torch module that "file.py:callable" or "module:callable" returns.
+
+    Args:
+        source: a Python file or an importable module, a colon, and the name in it: a function without arguments that
+            returns a torch.nn.Module, or such a module itself.
+
+    Raises:
+        InputError: no such file, module or name, or its code failed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError("importing a model needs torch: pip install 'hwgen[torch]'") from error
+    where, colon, name = source.rpartition(":")
+    if not colon or not where or not name:
+        raise InputError(f"model {source!r}: must be file.py:callable or module:callable")
+    module = _import(source, where)
+    try:
+        found = getattr(module, name)
+    except AttributeError:
+        raise InputError(f"model {source!r}: {where} has no {name!r}") from None
+    if isinstance(found, torch.nn.Module):
+        return found
+    if not callable(found):
+        raise InputError(f"model {source!r}: {name} must be a function that returns a torch.nn.Module")
+    model = _guarded(source, f"{name}() failed", found)
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(f"model {source!r}: {name}() returned a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _import(source: str, where: str) -> ModuleType:
+    path = Path(where)
+    # Scripts of a command start with their own folder on the path, not with the user's.
+    folder = str(path.parent.resolve() if path.suffix == ".py" else Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    if path.suffix != ".py":
+        return _guarded(source, f"cannot import {where}", lambda: importlib.import_module(where))
+    if not path.is_file():
+        raise InputError(f"model {source!r}: there is no file {where}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    _guarded(source, f"{where} failed", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    return module
+
+
+def _guarded(source: str, what: str, call: Any) -> Any:
+    """The user's own code may fail in any way: that is their error, told in one line."""
+    try:
+        return call()
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"model {source!r}: {what}: {type(error).__name__}: {reason}") from error
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The array of a .npy file.
+
+    Raises:
+        DataError: no such file, or not a .npy file of numbers.
+    """
+    try:
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; give a .npy file") from None
+    except (ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not a .npy file of numbers ({reason}); write it with numpy.save") from None
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{path}: holds {array.dtype}, not numbers; write it with numpy.save")
+    return array
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Writes a .npy file under exactly this name.
+
+    Raises:
+        InputError: the path cannot be written.
+    """
+    try:
+        with path.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; give a path that can be written") from None

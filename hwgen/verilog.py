@@ -1,0 +1,88 @@
+"""From an Amaranth component to Verilog, through native Yosys (the pyosys wheel).
+
+Memories keep their initial contents in `$readmemb` files beside the Verilog, so that a large weight memory costs
+neither elaboration nor compile time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from hwgen.errors import ToolError
+
+# What simulators and synthesis tools read quickest; chosen by measurement, see docs/architecture.md.
+PASSES = (
+    "proc",
+    "opt_expr",
+    "opt_clean",
+    "opt_merge",
+    "opt_dff",
+    "opt_clean",
+    "memory_collect",
+    "write_verilog -noattr -extmem {verilog}",
+)
+
+
+def write_verilog(component, directory: Path, name: str) -> list[Path]:
+    """Elaborates an `amaranth.lib.wiring.Component` and writes `<name>.v` and its memory images into `directory`.
+
+    Args:
+        component: the component; its signature's members become ports such as `x__payload`, beside `clk` and `rst`.
+        directory: an existing folder.
+        name: of the Verilog module and of the file.
+
+    Returns:
+        The written files, the Verilog first. Memory images are referred to by bare file name: run tools in `directory`.
+
+    Raises:
+        ToolError: pyosys is missing or Yosys failed.
+    """
+    from amaranth.back import rtlil
+
+    text = rtlil.convert(component, name=name, emit_src=False)
+    with tempfile.TemporaryDirectory(prefix="hwgen-yosys-") as scratch:
+        source, verilog = Path(scratch) / "design.il", Path(scratch) / f"{name}.v"
+        source.write_text(text)
+        _run_yosys([f"read_rtlil {source}", *(step.format(verilog=verilog) for step in PASSES)])
+        # Yosys stamps its version into the first comment, which the manifest already names, and its own folder into
+        # the paths of the memory images: both would make equal designs differ.
+        content = re.sub(r"\A/\*.*?\*/\n", "", verilog.read_text(), flags=re.DOTALL)
+        written = [directory / verilog.name]
+        written[0].write_text(content.replace(f"{scratch}/", ""))
+        for image in sorted(Path(scratch).glob(f"{name}-*.mem")):
+            written.append(directory / image.name)
+            written[-1].write_text(image.read_text())
+    return written
+
+
+def _run_yosys(commands: list[str]) -> None:
+    try:
+        from pyosys import libyosys
+    except ImportError as error:
+        raise ToolError("generating Verilog needs Yosys: pip install 'hwgen[sim]'") from error
+    design = libyosys.Design()
+    with _silenced():
+        try:
+            for command in commands:
+                libyosys.run_pass(command, design)
+        except Exception as error:
+            raise ToolError(f"Yosys failed at {command!r}: {error}") from error
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Yosys prints from C++: only a redirected file descriptor keeps it quiet."""
+    saved = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 1)
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(null)

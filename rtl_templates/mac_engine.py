@@ -1,0 +1,175 @@
+"""A layer engine: Combine is done offline; Select, Multiply, Route and Sum happen here.
+
+Complementary Sparsity (arXiv 2112.13896), figures 5 and 8: the same array serves dense activations (the steps are all
+columns of the window) and winner lists (the steps are the lists of the window's pixels, and an entry's index selects
+the row of the augmented weight tensor).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from numpy.typing import NDArray
+
+from rtl_templates import streams
+from rtl_templates.accumulators import Accumulators
+from rtl_templates.walk import Walk, Walker
+from rtl_templates.word_buffer import WordBuffer
+
+WEIGHT_BITS = 8
+
+
+class MacEngine(wiring.Component):
+    """Buffer, walker, weight memories, multipliers and accumulators of one Linear or Conv2d layer.
+
+        x -> WordBuffer -> activations --.
+                ^                        (x) -> Accumulators -> y
+             Walker --> weight memory --'
+
+    A reader of the buffer returns `lanes_per_reader` activations (1 for lists); every activation meets `sets` weights.
+
+    Arguments:
+        shape: of an activation.
+        stream_lanes: values a beat of `x`, or None for a list stream.
+        index_size: with a list stream: indices are below it.
+        positions, beats: beats of a word, see WordBuffer.
+        beats_per_row: beats of a buffer row.
+        walk: the schedule.
+        weights: int (readers, depth, lanes_per_reader, sets).
+        kernel_ids: int, same shape, below `kernels`.
+        kernels: accumulators a set.
+        accumulator: shape.
+        banks: of the accumulators.
+
+    Members:
+        x: value or list stream.
+        y: value stream of accumulators, `sets` lanes, `kernels` beats a fold, all folds of a position in order.
+
+    Interval: `walk.cycles` a word.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape,
+        stream_lanes: int | None,
+        index_size: int,
+        positions: int,
+        beats: int,
+        beats_per_row: int,
+        walk: Walk,
+        weights: NDArray[np.integer],
+        kernel_ids: NDArray[np.integer],
+        kernels: int,
+        accumulator,
+        banks: int,
+    ):
+        self.shape, self.stream_lanes, self.walk = shape, stream_lanes, walk
+        self.weights, self.kernel_ids, self.kernels = weights, kernel_ids, kernels
+        self.accumulator, self.banks = accumulator, banks
+        payload = (
+            streams.entry(shape, index_size) if stream_lanes is None else streams.value_beat(shape, stream_lanes)
+        )
+        self.buffer = WordBuffer(payload, positions, beats, beats_per_row, readers=walk.readers)
+        self.lanes_per_reader = 1 if stream_lanes is None else stream_lanes * beats_per_row
+        if weights.shape != kernel_ids.shape or weights.shape[0] != walk.readers:
+            raise ValueError(f"weights and kernel IDs must be (readers, depth, lanes, sets), not {weights.shape!r}")
+        if weights.shape[2] != self.lanes_per_reader:
+            raise ValueError(f"weights must have {self.lanes_per_reader} lanes, not {weights.shape[2]!r}")
+        if kernel_ids.size and not 0 <= kernel_ids.min() <= kernel_ids.max() < kernels:
+            raise ValueError(f"kernel IDs must be below {kernels}")
+        super().__init__({"x": In(stream.Signature(payload)), "y": Out(streams.values(accumulator, weights.shape[3]))})
+
+    def elaborate(self, platform):
+        m = Module()
+        readers, depth, lanes, sets = self.weights.shape
+        m.submodules.buffer = buffer = self.buffer
+        m.submodules.walker = walker = Walker(self.walk, buffer.address_bits, self.banks)
+        m.submodules.accumulators = accumulators = Accumulators(
+            self.accumulator, lanes=readers * lanes, sets=sets, kernels=self.kernels, banks=self.banks
+        )
+        wiring.connect(m, wiring.flipped(self.x), buffer.x)
+        wiring.connect(m, accumulators.y, wiring.flipped(self.y))
+        m.d.comb += [
+            walker.available.eq(buffer.available),
+            buffer.release.eq(walker.release),
+            walker.returned.eq(accumulators.returned),
+        ]
+        lists = self.stream_lanes is None
+        # The buffer answers one cycle after the walker; a list entry then selects its weight row, two cycles more.
+        weight_latency = 3 if lists else 1
+        operand_latency = weight_latency + 1
+        for name in ("valid", "first", "last"):
+            # Operand registers and product registers: two stages behind the memories.
+            m.d.comb += getattr(accumulators, name).eq(delayed(m, getattr(walker, name), operand_latency + 1, name))
+        kernel_bits = accumulators.kernel_bits
+        for reader in range(readers):
+            m.d.comb += buffer.address[reader].eq(walker.address[reader])
+            inside = delayed(m, walker.inside[reader], 1, f"inside_{reader}")
+            memory = self._weight_memory(reader, kernel_bits)
+            m.submodules[f"weights_{reader}"] = memory
+            port = memory.read_port()
+            m.d.comb += port.en.eq(1)
+            if lists:
+                entry = buffer.data[reader][0]
+                base = delayed(m, walker.weight[reader], 1, f"base_{reader}")
+                row = Signal(range(max(depth, 2)), name=f"row_{reader}")
+                m.d.sync += row.eq(base + entry.index)
+                m.d.comb += port.addr.eq(row)
+                arrived = [entry.value]
+            else:
+                m.d.comb += port.addr.eq(walker.weight[reader])
+                places = self.buffer.beats_per_row
+                arrived = [buffer.data[reader][place][lane] for place in range(places) for lane in range(lanes // places)]
+            for lane, value in enumerate(arrived):
+                masked = Signal(self.shape, name=f"masked_{reader}_{lane}")
+                m.d.comb += masked.eq(Mux(inside, value, 0))
+                activation = delayed(m, masked, operand_latency - 1, f"activation_{reader}_{lane}")
+                for index in range(sets):
+                    bit = (lane * sets + index) * (WEIGHT_BITS + kernel_bits)
+                    weight = Signal(signed(WEIGHT_BITS), name=f"weight_{reader}_{lane}_{index}")
+                    product = Signal(signed(17), name=f"product_{reader}_{lane}_{index}")
+                    m.d.sync += [
+                        weight.eq(port.data[bit : bit + WEIGHT_BITS]),
+                        product.eq(activation * weight),
+                    ]
+                    place = (reader * lanes + lane) * sets + index
+                    m.d.comb += accumulators.products[place].eq(product)
+                    if kernel_bits:
+                        kernel_id = port.data[bit + WEIGHT_BITS : bit + WEIGHT_BITS + kernel_bits]
+                        m.d.comb += accumulators.kernel_ids[place].eq(
+                            delayed(m, kernel_id, 2, f"kernel_id_{reader}_{lane}_{index}")
+                        )
+        return m
+
+    def _weight_memory(self, reader: int, kernel_bits: int) -> Memory:
+        """A row holds (weight, kernel ID) for every lane and set, lane-major, the weight in the low bits."""
+        depth = self.weights.shape[1]
+        weights = self.weights[reader].reshape(depth, -1)
+        fields = np.concatenate(
+            [
+                _bits(weights.astype(np.int64) & 0xFF, WEIGHT_BITS),
+                _bits(self.kernel_ids[reader].reshape(depth, -1).astype(np.int64), kernel_bits),
+            ],
+            axis=2,
+        ).reshape(depth, -1)
+        packed = np.packbits(fields, axis=1, bitorder="little")
+        return Memory(
+            shape=unsigned(fields.shape[1]), depth=depth, init=[int.from_bytes(row.tobytes(), "little") for row in packed]
+        )
+
+
+def _bits(values: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
+    return ((values[..., None] >> np.arange(width)) & 1).astype(np.uint8)
+
+
+def delayed(m: Module, value, cycles: int, name: str):
+    """`value`, that many cycles later."""
+    for stage in range(cycles):
+        register = Signal(value.shape(), name=f"{name}_delayed_{stage}")
+        m.d.sync += register.eq(value)
+        value = register
+    return value

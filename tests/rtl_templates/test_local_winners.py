@@ -1,0 +1,54 @@
+# amaranth: UnusedElaboratable=no
+from __future__ import annotations
+
+import pytest
+from amaranth import signed, unsigned
+
+from rtl_templates import timing
+from rtl_templates.local_winners import LocalWinners
+from sim.bench import run_bench
+from tests.rtl_templates.layout_samples import shuffled
+
+
+@pytest.mark.parametrize(
+    ("channels", "lanes", "shape", "k", "emit", "stages", "wanted"),
+    [
+        (13, 3, signed(8), 4, "values", 1, 12),
+        (64, 8, unsigned(8), 8, "entries", 1, 8),
+        (64, 16, signed(8), 4, "entries", 2, 4),
+        (5, 1, signed(8), 9, "values", 3, 5),
+        (37, 4, signed(8), 37, "entries", 1, 37),
+        (1, 1, unsigned(8), 1, "values", 1, 8),
+    ],
+)
+def test_against_sorting(channels, lanes, shape, k, emit, stages, wanted):
+    layout = shuffled(channels, lanes)
+    interval = timing.interval(len(layout), k, emit, channels=channels, stages=stages)
+    assert interval == wanted
+    run_bench(
+        LocalWinners(layout, shape, k, emit, stages),
+        "tests.rtl_templates.winners_bench",
+        parameters={
+            "layout": layout,
+            "signed": shape.signed,
+            "k": k,
+            "emit": emit,
+            "interval": interval,
+            "latency": timing.local_latency(channels, emit),
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([[0, 1]], signed(8), 0), "k must be at least 1, not 0"),
+        (([[0, 1]], signed(8), 1, "list"), "emit must be 'values' or 'entries', not 'list'"),
+        (([[0, 1]], signed(8), 1, "values", 10), "stages must be 1 to 9, the number of steps, not 10"),
+        (([[0, 2]], signed(8), 1), "layout must hold every channel from 0 on exactly once"),
+        (([[0], [1, 2]], signed(8), 1), "layout must be one or more beats of equally many lanes"),
+    ],
+)
+def test_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LocalWinners(*arguments)

@@ -1,0 +1,58 @@
+
+module toy(x__valid, y__ready, clk, rst, x__ready, y__payload, y__valid, x__payload);
+  input x__valid;
+  wire x__valid;
+  input y__ready;
+  wire y__ready;
+  input clk;
+  wire clk;
+  input rst;
+  wire rst;
+  output x__ready;
+  wire x__ready;
+  output [26:0] y__payload;
+  reg [26:0] y__payload = 27'h0000000;
+  output y__valid;
+  reg y__valid = 1'h0;
+  input [23:0] x__payload;
+  wire [23:0] x__payload;
+  wire _00_;
+  wire _01_;
+  wire [8:0] _02_;
+  wire [8:0] _03_;
+  wire [8:0] _04_;
+  wire _05_;
+  wire [7:0] _06_;
+  wire [7:0] rd__addr;
+  wire [7:0] rd__data;
+  wire signed [7:0] \x__payload[0] ;
+  wire signed [7:0] \x__payload[1] ;
+  wire signed [7:0] \x__payload[2] ;
+  wire signed [8:0] \y__payload[0] ;
+  wire signed [8:0] \y__payload[1] ;
+  wire signed [8:0] \y__payload[2] ;
+  reg [7:0] rom [255:0];
+  initial $readmemb("toy-1.mem", rom);
+  assign rd__data = rom[rd__addr];
+  assign _00_ = ~ y__valid;
+  assign _01_ = _00_ | y__ready;
+  assign _02_ = $signed(x__payload[15:8]) + $signed(2'h1);
+  assign _03_ = $signed(x__payload[23:16]) + $signed(2'h1);
+  assign _04_ = $signed(rd__data) + $signed(2'h1);
+  always @(posedge clk)
+    if (rst) y__valid <= 1'h0;
+    else if (_01_) y__valid <= x__valid;
+  always @(posedge clk)
+    if (rst) y__payload <= 27'h0000000;
+    else if (_05_) y__payload <= { _03_, _02_, _04_ };
+  assign _05_ = & { _01_, x__valid };
+  assign _06_ = x__valid ? x__payload[7:0] : 8'h00;
+  assign rd__addr = _01_ ? _06_ : 8'h00;
+  assign x__ready = _01_ ? 1'h1 : 1'h0;
+  assign \y__payload[0]  = y__payload[8:0];
+  assign \x__payload[2]  = x__payload[23:16];
+  assign \x__payload[1]  = x__payload[15:8];
+  assign \x__payload[0]  = x__payload[7:0];
+  assign \y__payload[2]  = y__payload[26:18];
+  assign \y__payload[1]  = y__payload[17:9];
+endmodule

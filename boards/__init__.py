@@ -1,0 +1,1 @@
+"""Boards as data; `boards.catalogue.board(name)` finds one."""

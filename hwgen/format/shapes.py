@@ -111,16 +111,16 @@ def output_of(layer: Layer, tensor: Tensor) -> Tensor:
                     f"layer {layer.name!r}: takes {layer.weight.shape[1] * layer.groups} channels of a map, "
                     f"but its input has shape {tensor.shape}"
                 )
-            size = window_map(layer, *tensor.shape[1:], layer.weight.shape[2:], layer.dilation)  # type: ignore[arg-type]
+            size = window_map(layer, *tensor.shape[1:], layer.weight.shape[2:], layer.dilation)  # type: ignore[arg-type, call-arg]
             bounds = _product_bounds(layer.weight, layer.bias, tensor.low, tensor.high)
             return Tensor((layer.weight.shape[0], *size), *bounds)
         case MaxPool2d():
             _needs_map(layer, tensor)
-            size = window_map(layer, *tensor.shape[1:], layer.kernel, layer.dilation)  # type: ignore[arg-type]
+            size = window_map(layer, *tensor.shape[1:], layer.kernel, layer.dilation)  # type: ignore[arg-type, call-arg]
             return Tensor((tensor.shape[0], *size), tensor.low, tensor.high)
         case SumPool2d():
             _needs_map(layer, tensor)
-            size = window_map(layer, *tensor.shape[1:], layer.kernel)  # type: ignore[arg-type]
+            size = window_map(layer, *tensor.shape[1:], layer.kernel)  # type: ignore[arg-type, call-arg]
             area = layer.kernel[0] * layer.kernel[1]
             return Tensor((tensor.shape[0], *size), min(tensor.low, 0) * area, max(tensor.high, 0) * area)
         case Requantise():

@@ -51,7 +51,7 @@ class Sets:
         self.top = np.zeros(mask.shape[1], np.int64)
         self.at_top = np.full(mask.shape[1], sets)
         largest_first = np.argsort(-sizes, kind="stable")
-        fill(largest_first, *self._state(), *self._cost)
+        fill(largest_first, *self._state(), *self._cost)  # type: ignore[call-arg]
 
     @property
     def sets(self) -> int:
@@ -84,7 +84,8 @@ class Sets:
 
         outputs = rng.integers(len(self.set_of), size=steps)
         goal = int((-(-self.mask.sum(axis=0) // self.sets)).sum())
-        anneal(outputs, rng.random(steps), np.geomspace(warm, cold, steps), goal, *self._state(), *self._cost)
+        schedule = outputs, rng.random(steps), np.geomspace(warm, cold, steps), goal
+        anneal(*schedule, *self._state(), *self._cost)  # type: ignore[call-arg]
 
     def even_out(self) -> None:
         """Moves outputs from the largest to smaller sets for as long as no column takes more rows for it."""

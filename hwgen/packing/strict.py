@@ -55,7 +55,7 @@ def strict_sets(mask: NDArray[np.bool_], rng: np.random.Generator, effort: int) 
         if covered is not None:
             return covered
     for _ in range(RESTARTS * effort if outputs <= RESTART_OUTPUTS else 0):
-        found = _peel(compatible, sizes * rng.uniform(0.7, 1.4, outputs).astype(np.float32))
+        found = _peel(compatible, sizes * rng.uniform(0.7, 1.4, outputs))
         if found.max() < best.max():
             best = found
         if best.max() + 1 == fewest:
@@ -63,7 +63,7 @@ def strict_sets(mask: NDArray[np.bool_], rng: np.random.Generator, effort: int) 
     return best
 
 
-def _peel(compatible: NDArray[np.bool_], weight: NDArray[np.float32]) -> NDArray[np.int64]:
+def _peel(compatible: NDArray[np.bool_], weight: NDArray[np.floating]) -> NDArray[np.int64]:
     """Takes one clique after the other: the hardest output first, then those that leave most weight to choose from.
 
     Sets that training planted are cliques in a sparse graph: the members of a set see each other and few besides, so
@@ -147,13 +147,13 @@ def _tile(mask: NDArray[np.bool_], compatible: NDArray[np.bool_], sets: int, wor
 
 def _cover(compatible: NDArray[np.bool_], most: int) -> NDArray[np.int64] | None:
     """The fewest sets, by integer programming over all maximal cliques; None where that is too much work."""
-    cliques = []
+    cliques: list[int] = []
     for clique in _maximal_cliques(compatible):
         if clique is None or len(cliques) == COVER_CLIQUES:
             return None
         cliques.append(clique)
     # scipy's optimisers take a moment to import, and most masks do not need them.
-    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.optimize import Bounds, LinearConstraint, milp  # type: ignore[import-untyped]
 
     outputs = len(compatible)
     member = np.array([[clique >> output & 1 for clique in cliques] for output in range(outputs)])

@@ -24,7 +24,7 @@ class Request:
     """One MAC layer to plan.
 
     Attributes:
-        layer, packing: what it computes; for mode "dense" the packing multiplies every zero.
+        layer, slots: what it computes; for mode "dense" the packing multiplies every zero.
         result: the accumulator's proven range.
         mode: of the stage.
         stream: what arrives.
@@ -32,7 +32,7 @@ class Request:
     """
 
     layer: Linear | Conv2d
-    packing: Packing
+    slots: Slots
     result: Tensor
     mode: str
     stream: Stream
@@ -56,9 +56,9 @@ def window_of(layer: Linear | Conv2d, stream: Stream, result: Tensor) -> Window:
 
 def candidates(request: Request) -> Iterator[Mac]:
     """Every way to serve the layer within the limit; the caller chooses."""
-    slots, stream = Slots.of(request.packing), request.stream
+    slots, stream = request.slots, request.stream
     window = window_of(request.layer, stream, request.result)
-    sets, kernels = request.packing.sets, request.packing.kernels
+    sets, kernels = slots.packing.sets, slots.packing.kernels
     listed = stream.entries is not None
     rows_max = slots.rows_max if listed else 1
     useful = useful_products(request, window)
@@ -99,7 +99,7 @@ def candidates(request: Request) -> Iterator[Mac]:
                 accumulator_bits=max(2, signed_bits(request.result)),
                 weight_bits=_weight_bits(folds, steps, readers, lanes, parallel, kernels, listed, stream, window, rows_max),
                 in_layout=stream.layout,
-                layout=drain_layout(request.packing, parallel),
+                layout=drain_layout(slots.packing, parallel),
             )
 
 
@@ -152,7 +152,7 @@ def drain_layout(packing: Packing, parallel: int) -> Layout:
 def useful_products(request: Request, window: Window) -> int:
     """Products a word that the mode does not skip."""
     stream = request.stream
-    products = request.packing.nonzeros * window.positions
+    products = request.slots.packing.nonzeros * window.positions
     if stream.entries is None:
         return products
     return round(products * stream.entries / stream.index_size)

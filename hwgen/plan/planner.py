@@ -8,11 +8,11 @@ from typing import Protocol
 
 from hwgen.errors import PlanError
 from hwgen.format.network import Conv2d, Linear
-from hwgen.format.packed import PackedNetwork, Packing
+from hwgen.format.packed import PackedNetwork
 from hwgen.format.shapes import tensors
 from hwgen.plan.chain import Chain, Step, TooSlow, can_list, follow
 from hwgen.plan.mac import Request, candidates, with_drain
-from hwgen.plan.schedule import dense_packing
+from hwgen.plan.schedule import Slots, dense_packing
 from hwgen.plan.stages import Layout, Mac, Output, Plan, Source
 from hwgen.plan.stream import Stream, narrowed, torch_layout
 
@@ -114,8 +114,9 @@ class _Network:
             else:
                 tail.append(step)
         self.segments.append(Segment(mac, tuple(tail)))
-        self.dense: dict[str, Packing] = {
-            segment.mac.layer.name: dense_packing(segment.mac.layer)  # type: ignore[arg-type]
+        self.sparse = {name: Slots.of(packing) for name, packing in packed.packings.items()}
+        self.dense = {
+            segment.mac.layer.name: Slots.of(dense_packing(segment.mac.layer))  # type: ignore[arg-type]
             for segment in self.segments
             if segment.mac is not None and mode in ("dense", "auto")
         }
@@ -206,8 +207,8 @@ class _Network:
         for head in heads:
             if head.stream.bits != 8 or head.bias_of is not None:
                 raise PlanError(f"layer {layer.name!r}: its input is not requantised to 8 bits")
-            for mode, packing in self._modes(layer.name, head.stream.entries is not None):
-                request = Request(layer, packing, segment.mac.after, mode, head.stream, limit)  # type: ignore[arg-type]
+            for mode, slots in self._modes(layer.name, head.stream.entries is not None):
+                request = Request(layer, slots, segment.mac.after, mode, head.stream, limit)  # type: ignore[arg-type]
                 for mac in candidates(request):
                     cost = (mac.multipliers, mac.weight_bits, mac.cycles, mac.readers)
                     options.append((cost, head, mac))
@@ -221,8 +222,8 @@ class _Network:
             return head, mac
         raise TooSlow(f"layer {layer.name!r}: no MAC array serves it in {limit} cycles a word; ask for more cycles")
 
-    def _modes(self, name: str, listed: bool) -> list[tuple[str, Packing]]:
-        sparse = self.packed.packings[name]
+    def _modes(self, name: str, listed: bool) -> list[tuple[str, Slots]]:
+        sparse = self.sparse[name]
         if listed:
             return [("sparse-sparse", sparse)]
         match self.mode:

@@ -7,7 +7,7 @@ tables; both come from the same functions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,19 +45,23 @@ class Slots:
     """A packing by column and set.
 
     Attributes:
-        count: int (columns, sets): slots of a column in a set.
         packing: whose slots they are.
+        count: int (columns, sets): slots of a column in a set.
     """
 
     packing: Packing
     count: NDArray[np.int64]
+    # Planning asks the same questions for every limit that it tries.
+    _deepest: dict[int, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+    _longest: dict[tuple, int] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, packing: Packing) -> Slots:
         columns, sets = len(packing.row_start) - 1, packing.sets
         count = np.zeros((columns, sets), np.int64)
-        column_of = np.repeat(np.arange(columns), np.diff(packing.row_start))
-        np.add.at(count, column_of, packing.occupied.astype(np.int64))
+        used = np.flatnonzero(np.diff(packing.row_start))
+        if len(used):
+            count[used] = np.add.reduceat(packing.occupied.astype(np.int64), packing.row_start[used], axis=0)
         return cls(packing, count)
 
     @property
@@ -66,10 +70,13 @@ class Slots:
 
     def deepest(self, parallel: int) -> NDArray[np.int64]:
         """int (folds, columns): rows that a column takes in each fold."""
+        if parallel in self._deepest:
+            return self._deepest[parallel]
         folds = -(-self.count.shape[1] // parallel)
         padded = np.zeros((self.count.shape[0], folds * parallel), np.int64)
         padded[:, : self.count.shape[1]] = self.count
-        return padded.reshape(-1, folds, parallel).max(axis=2).T
+        self._deepest[parallel] = padded.reshape(-1, folds, parallel).max(axis=2).T
+        return self._deepest[parallel]
 
     def of_column(self, column: int, members: range) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Weights and kernel IDs, int (rows, len(members)), of one column in some sets; slots moved up, holes 0."""
@@ -107,8 +114,11 @@ def value_rows(slots: Slots, area: int, layout: Layout, beats_per_row: int, para
 
 def value_steps(slots: Slots, area: int, layout: Layout, beats_per_row: int, parallel: int, readers: int) -> int:
     """Steps a group takes: those of the longest fold, dealt among the readers; at least one, to clear accumulators."""
-    rows = value_rows(slots, area, layout, beats_per_row, parallel).sum(axis=(1, 2))
-    return max(1, -(-int(rows.max()) // readers))
+    key = (area, layout, beats_per_row, parallel)
+    if key not in slots._longest:
+        rows = value_rows(slots, area, layout, beats_per_row, parallel).sum(axis=(1, 2))
+        slots._longest[key] = int(rows.max())
+    return max(1, -(-slots._longest[key] // readers))
 
 
 def list_steps(area: int, size: int, list_rows: int, readers: int) -> int:

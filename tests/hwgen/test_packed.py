@@ -55,10 +55,13 @@ def every_kind() -> IntegerNetwork:
     return IntegerNetwork(Input((2, 9, 10), 0.1 + 0.2, True), layers, rng.random(5) / 3, "log_softmax")
 
 
-def small() -> IntegerNetwork:
+def small_layer() -> Linear:
     weight = np.array([[3, 0, -4], [0, 5, 0]], np.int8)
-    layer = Linear("fc", weight, weight != 0, np.array([10, -20], np.int32))
-    return IntegerNetwork(Input((3,), 0.5, False), (layer,), np.array([0.25, 0.125]))
+    return Linear("fc", weight, weight != 0, np.array([10, -20], np.int32))
+
+
+def small() -> IntegerNetwork:
+    return IntegerNetwork(Input((3,), 0.5, False), (small_layer(),), np.array([0.25, 0.125]))
 
 
 def assert_same(left: object, right: object) -> None:
@@ -124,7 +127,7 @@ def test_roundtrip_is_exact(tmp_path) -> None:
 def test_hash_tells_contents_apart() -> None:
     hashes = {pack_network(small()).content_hash()}
     network = small()
-    layer = network.layers[0]
+    layer = small_layer()
     hashes.add(pack_network(IntegerNetwork(network.input, network.layers, network.output_scale * 2)).content_hash())
     hashes.add(
         pack_network(IntegerNetwork(Input((3,), 0.5, True), network.layers, network.output_scale)).content_hash()
@@ -251,6 +254,7 @@ def two_slots_of_one_weight(tensors: dict[str, np.ndarray]) -> None:
         (put("0.set_of", (1,), 7), "set_of must be in"),
         (put("0.kernel_of", (1,), 0), "same set and kernel ID"),
         (put("0.row_start", (1,), 5), "row_start must rise"),
+        (lambda tensors: tensors["0.occupied"].view(np.uint8).fill(2), "byte other than 0 and 1"),
         (two_slots_of_one_weight, "held by two slots"),
         (put("0.weights", (0, 0), -128), "in \\[-127, 127\\]"),
         (put("0.occupied", (0, 0), 0), "hole must have"),
@@ -325,7 +329,8 @@ def test_packings_must_be_those_of_the_layers() -> None:
     packed = pack_network(network)
     with pytest.raises(ModelError, match="layer 'fc': exactly"):
         PackedNetwork(network, {})
-    other = Linear("fc", -network.layers[0].weight, network.layers[0].mask, network.layers[0].bias)
+    layer = small_layer()
+    other = Linear("fc", -layer.weight, layer.mask, layer.bias)
     with pytest.raises(ModelError, match="layer 'fc': the packing holds other weights"):
         PackedNetwork(IntegerNetwork(network.input, (other,), network.output_scale), packed.packings)
 
@@ -339,7 +344,7 @@ def test_unpack_checks_the_shape() -> None:
 
 def test_network_must_be_consistent() -> None:
     network = small()
-    layer = network.layers[0]
+    layer = small_layer()
     for layers, reason in [
         ((), "no layers"),
         ((layer, layer), "several layers"),

@@ -3,14 +3,14 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint clean
 
-# The newest Python that every dependency has wheels for; `make PYTHON=...` chooses another.
-PYTHON ?= $(shell for version in 3.12 3.11 3.13; do \
+# The oldest supported Python comes first: it is what the tests are run with. `make PYTHON=...` chooses another.
+PYTHON ?= $(shell for version in 3.11 3.12 3.13; do \
 	python$$version -c 'import venv, ensurepip' >/dev/null 2>&1 && echo python$$version && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
 
 help:
-	@echo 'make demo       train, generate and simulate the example: about two minutes after the installation'
+	@echo 'make demo       train, generate and simulate the example: under three minutes after the installation'
 	@echo 'make test       the tests, but for the slow ones'
 	@echo 'make test-slow  the slow tests'
 	@echo 'make lint       ruff and mypy'

@@ -160,7 +160,10 @@ class Accelerator:
     def _quantise(self, x: ArrayLike) -> NDArray[Any]:
         from hwgen.format.io import quantise_input
 
-        values = np.asarray(x)
+        try:
+            values = np.asarray(x)
+        except ValueError as error:
+            raise DataError("input: not an array: its rows differ in length") from error
         _check_shape(values, self._input)
         return quantise_input(self.network.input, values)
 

@@ -417,7 +417,7 @@ def _print_demo(result: Any) -> None:
             f"{mode.cycles_per_word:,.0f}",
             mode.cycles_planned,
             f"{mode.cycles_times_multipliers:,.0f}",
-            result.products[name],
+            f"{mode.packing_efficiency:.1%}",
             mode.bit_exact,
         )
         for name, mode in result.modes.items()
@@ -428,11 +428,8 @@ def _print_demo(result: Any) -> None:
         "cycles measured",
         "cycles planned",
         "cycles x multipliers",
-        "products left",
+        "packing",
         "bit-exact",
     )
-    terminal.print_table("One image", columns, rows)
-    print(
-        f"{result.nonzeros:,} of {result.weights:,} weights are non-zero; "
-        f"packing efficiency {result.packing_efficiency:.1%}"
-    )
+    terminal.print_table(f"One image, each mode as fast as the multipliers of {result.board} allow", columns, rows)
+    print(f"{result.nonzeros:,} of {result.weights:,} weights are non-zero.")

@@ -10,7 +10,7 @@ from amaranth.hdl import Shape, signed, unsigned
 from hwgen.format.network import Conv2d, Linear
 from hwgen.format.network import Requantise as RequantiseLayer
 from hwgen.format.packed import PackedNetwork
-from hwgen.plan import stages
+from hwgen.plan import scatter, stages
 from hwgen.plan.schedule import dense_packing, tables
 from hwgen.plan.stages import WORD_GAP, Plan, Stage
 from rtl_templates.add_bias import AddBias
@@ -25,6 +25,7 @@ from rtl_templates.pipeline import Pipeline
 from rtl_templates.pool import Pool
 from rtl_templates.relu import ReLU
 from rtl_templates.requantise import Requantise
+from rtl_templates.scatter_engine import Reach, ScatterEngine
 from rtl_templates.streams import value_beat
 from rtl_templates.walk import Walk
 
@@ -51,6 +52,8 @@ class _Elaborator:
                 return StreamBuffer(value_beat(shape, stage.lanes))
             case stages.Mac():
                 return self._mac(stage)
+            case stages.Scatter():
+                return self._scatter(stage)
             case stages.Narrow():
                 return Narrow(_shape(stage.bits, stage.signed), stage.lanes_in, stage.lanes_out)
             case stages.DropEmpty():
@@ -117,6 +120,24 @@ class _Elaborator:
             kernels=stage.kernels,
             accumulator=signed(stage.accumulator_bits),
             banks=stage.banks,
+        )
+
+    def _scatter(self, stage: stages.Scatter) -> ScatterEngine:
+        weights, kernel_ids = scatter.weights(stage, self.packed.packings[stage.name])
+        vertical, horizontal = (
+            Reach(stage.window.size[axis], table.inside, table.output, table.kernel)
+            for axis in (0, 1)
+            for table in (scatter.reach(stage.window, axis),)
+        )
+        return ScatterEngine(
+            shape=_shape(8, stage.signed),
+            entries=stage.entries,
+            vertical=vertical,
+            horizontal=horizontal,
+            weights=weights,
+            kernel_ids=kernel_ids,
+            kernels=stage.kernels,
+            accumulator=signed(stage.accumulator_bits),
         )
 
     def _pool(self, stage: stages.Pool) -> Pool:

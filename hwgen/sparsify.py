@@ -54,11 +54,13 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: no such module, no weight, or a mask of another size.
     """
-    modules = dict(model.named_modules())
+    modules = {
+        path: module for path, module in model.named_modules() if isinstance(getattr(module, "weight", None), Tensor)
+    }
     for path, mask in masks.items():
-        weight = getattr(modules.get(path), "weight", None)
-        if not isinstance(weight, Tensor):
+        if path not in modules:
             raise ValueError(f"{path!r} is not a module with a weight")
+        weight = modules[path].weight
         if mask.numel() != weight.numel():
             raise ValueError(
                 f"{path}: the mask has {mask.numel()} values, but the weight is {tuple(weight.shape)}, {weight.numel()}"

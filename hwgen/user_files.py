@@ -58,9 +58,10 @@ def _import(source: str, where: str) -> ModuleType:
         raise InputError(f"model {source!r}: there is no file {where}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
+    loader = spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)
-    _guarded(source, f"{where} failed", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    _guarded(source, f"{where} failed", lambda: loader.exec_module(module))
     return module
 
 

@@ -48,7 +48,7 @@ def write_verilog(component, directory: Path, name: str) -> list[Path]:
     with tempfile.TemporaryDirectory(prefix="hwgen-yosys-") as scratch:
         source, verilog = Path(scratch) / "design.il", Path(scratch) / f"{name}.v"
         source.write_text(text)
-        _run_yosys([f"read_rtlil {source}", *(step.format(verilog=verilog) for step in PASSES)])
+        run_yosys([f"read_rtlil {source}", *(step.format(verilog=verilog) for step in PASSES)])
         # Yosys stamps its version into the first comment, which the manifest already names, and its own folder into
         # the paths of the memory images: both would make equal designs differ.
         content = re.sub(r"\A/\*.*?\*/\n", "", verilog.read_text(), flags=re.DOTALL)
@@ -60,7 +60,7 @@ def write_verilog(component, directory: Path, name: str) -> list[Path]:
     return written
 
 
-def _run_yosys(commands: list[str]) -> None:
+def run_yosys(commands: list[str]) -> None:
     try:
         from pyosys import libyosys
     except ImportError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
@@ -31,6 +33,9 @@ class Accumulators(wiring.Component):
         kernel_ids: of each product.
         y: value stream, `sets` lanes, `kernels` beats a group.
         returned: strobe: a bank has been read to its end.
+
+    Latency: from a group's last step to its first beat, see `latency`. Initiation interval: `kernels` cycles a group,
+    as long as there are banks enough.
     """
 
     def __init__(self, shape, *, lanes: int, sets: int, kernels: int, banks: int):
@@ -50,6 +55,12 @@ class Accumulators(wiring.Component):
                 "returned": Out(1),
             }
         )
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a group's last step to its first beat: the bank, and a register for each level of the tree."""
+        levels = (self.lanes - 1).bit_length()
+        return 3 + levels if self.kernels == 1 else 2 + max(1, levels)
 
     def elaborate(self, platform):
         m = Module()
@@ -135,8 +146,14 @@ class Accumulators(wiring.Component):
         kernel, drained = drain_address[: self.kernel_bits], drain_address[self.kernel_bits :]
         m.d.comb += [keep.addr.eq(bank), keep.en.eq(done), recall.addr.eq(drained)]
 
-        finished = [[] for _ in range(self.sets)]
-        for place in range(places):
+        finished: list[list[Signal]] = [[] for _ in range(self.sets)]
+        all_touched = []
+        # Slices of a wide row are slow to elaborate: a set's flags at a time.
+        recalled = [Signal(size * self.lanes, name=f"recalled_{index}") for index in range(self.sets)]
+        for index, row in enumerate(recalled):
+            m.d.comb += row.eq(recall.data[index * len(row) : (index + 1) * len(row)])
+        for index, lane in product(range(self.sets), range(self.lanes)):
+            place = lane * self.sets + index
             memory = Memory(shape=self.shape, depth=self.banks * size, init=[])
             m.submodules[f"accumulator_{place}"] = memory
             write = memory.write_port()
@@ -151,11 +168,12 @@ class Accumulators(wiring.Component):
                 write.addr.eq(address),
                 write.en.eq(self.valid),
                 write.data.eq(Mux(before.bit_select(kernel_id, 1), present.data, 0) + self.products[place]),
-                keep.data[place * size : (place + 1) * size].eq(touched),
                 drain.addr.eq(drain_address),
-                value.eq(Mux(recall.data[place * size : (place + 1) * size].bit_select(kernel, 1), drain.data, 0)),
+                value.eq(Mux(recalled[index].word_select(lane, size).bit_select(kernel, 1), drain.data, 0)),
             ]
             with m.If(self.valid):
                 m.d.sync += touched.eq(before | (1 << kernel_id))
-            finished[place % self.sets].append(value)
+            finished[index].append(value)
+            all_touched.append(touched)
+        m.d.comb += keep.data.eq(Cat(all_touched))
         return finished

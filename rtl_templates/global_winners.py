@@ -196,11 +196,20 @@ class GlobalWinners(wiring.Component):
                 buffer.x.payload[0].eq(Mux(wins, candidate, 0)),
             ]
         else:
+            # Each winner waits for the next, the last for the end of the reading: so a word's last entry comes at the
+            # same time wherever it lies, and words follow each other at an interval that does not depend on data.
+            held, holding, flush, winner = Signal(self.y.payload.shape()), Signal(), Signal(), Signal()
             m.d.comb += [
-                buffer.x.valid.eq(valid[1] & wins),
-                buffer.x.payload.index.eq(index),
-                buffer.x.payload.value.eq(candidate),
+                winner.eq(valid[1] & wins),
+                buffer.x.valid.eq(holding & (winner | flush)),
+                buffer.x.payload.eq(held),
             ]
+            with m.If(advance):
+                m.d.sync += flush.eq(ends)
+                with m.If(winner):
+                    m.d.sync += [holding.eq(1), held.index.eq(index), held.value.eq(candidate)]
+                with m.Elif(flush):
+                    m.d.sync += holding.eq(0)
         return m
 
     def _rank(self, value: Value) -> Value:

@@ -38,7 +38,7 @@ class MacEngine(wiring.Component):
         positions, beats: beats of a word, see WordBuffer.
         beats_per_row: beats of a buffer row.
         walk: the schedule.
-        weights: int (readers, depth, lanes_per_reader, sets).
+        weights: int (readers, depth, lanes_per_reader, sets), in [-127, 127].
         kernel_ids: int, same shape, below `kernels`.
         kernels: accumulators a set.
         accumulator: shape.
@@ -48,7 +48,9 @@ class MacEngine(wiring.Component):
         x: value or list stream.
         y: value stream of accumulators, `sets` lanes, `kernels` beats a fold, all folds of a position in order.
 
-    Interval: `walk.cycles` a word.
+    Latency: from a word's last beat to its first result `walk.steps` + 5 cycles, 7 with lists, and that of Accumulators.
+    Initiation interval: `walk.cycles` a word, or the word's beats where there are more, as long as there are banks
+    enough for the groups that are under way.
     """
 
     def __init__(
@@ -70,10 +72,7 @@ class MacEngine(wiring.Component):
         self.shape, self.stream_lanes, self.walk = shape, stream_lanes, walk
         self.weights, self.kernel_ids, self.kernels = weights, kernel_ids, kernels
         self.accumulator, self.banks = accumulator, banks
-        payload = (
-            streams.entry(shape, index_size) if stream_lanes is None else streams.value_beat(shape, stream_lanes)
-        )
-        self.buffer = WordBuffer(payload, positions, beats, beats_per_row, readers=walk.readers)
+        payload = streams.entry(shape, index_size) if stream_lanes is None else streams.value_beat(shape, stream_lanes)
         self.lanes_per_reader = 1 if stream_lanes is None else stream_lanes * beats_per_row
         if weights.shape != kernel_ids.shape or weights.shape[0] != walk.readers:
             raise ValueError(f"weights and kernel IDs must be (readers, depth, lanes, sets), not {weights.shape!r}")
@@ -81,6 +80,9 @@ class MacEngine(wiring.Component):
             raise ValueError(f"weights must have {self.lanes_per_reader} lanes, not {weights.shape[2]!r}")
         if kernel_ids.size and not 0 <= kernel_ids.min() <= kernel_ids.max() < kernels:
             raise ValueError(f"kernel IDs must be below {kernels}")
+        if weights.size and np.abs(weights.astype(np.int64)).max() > 127:
+            raise ValueError("weights must be in [-127, 127]")
+        self.buffer = WordBuffer(payload, positions, beats, beats_per_row, readers=walk.readers)
         super().__init__({"x": In(stream.Signature(payload)), "y": Out(streams.values(accumulator, weights.shape[3]))})
 
     def elaborate(self, platform):
@@ -123,23 +125,28 @@ class MacEngine(wiring.Component):
             else:
                 m.d.comb += port.addr.eq(walker.weight[reader])
                 places = self.buffer.beats_per_row
-                arrived = [buffer.data[reader][place][lane] for place in range(places) for lane in range(lanes // places)]
+                arrived = [
+                    buffer.data[reader][place][lane] for place in range(places) for lane in range(lanes // places)
+                ]
             for lane, value in enumerate(arrived):
                 masked = Signal(self.shape, name=f"masked_{reader}_{lane}")
                 m.d.comb += masked.eq(Mux(inside, value, 0))
                 activation = delayed(m, masked, operand_latency - 1, f"activation_{reader}_{lane}")
+                # A slice of a wide row costs elaboration time in proportion to the row: cut it up lane by lane first.
+                slots = Signal(sets * (WEIGHT_BITS + kernel_bits), name=f"slots_{reader}_{lane}")
+                m.d.comb += slots.eq(port.data[lane * len(slots) : (lane + 1) * len(slots)])
                 for index in range(sets):
-                    bit = (lane * sets + index) * (WEIGHT_BITS + kernel_bits)
+                    bit = index * (WEIGHT_BITS + kernel_bits)
                     weight = Signal(signed(WEIGHT_BITS), name=f"weight_{reader}_{lane}_{index}")
                     product = Signal(signed(17), name=f"product_{reader}_{lane}_{index}")
                     m.d.sync += [
-                        weight.eq(port.data[bit : bit + WEIGHT_BITS]),
+                        weight.eq(slots[bit : bit + WEIGHT_BITS]),
                         product.eq(activation * weight),
                     ]
                     place = (reader * lanes + lane) * sets + index
                     m.d.comb += accumulators.products[place].eq(product)
                     if kernel_bits:
-                        kernel_id = port.data[bit + WEIGHT_BITS : bit + WEIGHT_BITS + kernel_bits]
+                        kernel_id = slots[bit + WEIGHT_BITS : bit + WEIGHT_BITS + kernel_bits]
                         m.d.comb += accumulators.kernel_ids[place].eq(
                             delayed(m, kernel_id, 2, f"kernel_id_{reader}_{lane}_{index}")
                         )
@@ -158,7 +165,9 @@ class MacEngine(wiring.Component):
         ).reshape(depth, -1)
         packed = np.packbits(fields, axis=1, bitorder="little")
         return Memory(
-            shape=unsigned(fields.shape[1]), depth=depth, init=[int.from_bytes(row.tobytes(), "little") for row in packed]
+            shape=unsigned(fields.shape[1]),
+            depth=depth,
+            init=[int.from_bytes(row.tobytes(), "little") for row in packed],
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from amaranth.hdl import Module
 from amaranth.lib import wiring
@@ -17,11 +18,25 @@ class Pipeline(wiring.Component):
     Members:
         x: of the first component.
         y: of the last.
+
+    Latency: the sum of the components' latencies. Initiation interval: that of the slowest, provided that each buffers
+    what those before and behind it do at other times.
     """
 
     def __init__(self, components: Sequence[tuple[str, wiring.Component]]):
         if not components:
             raise ValueError("components must not be empty")
+        seen: set[str] = set()
+        for name, component in components:
+            if name in seen:
+                raise ValueError(f"names of components must be unique, but {name!r} comes twice")
+            if not {"x", "y"} <= set(component.signature.members):
+                raise ValueError(f"component {name!r} must have streams 'x' and 'y'")
+            seen.add(name)
+        for (giver, upstream), (taker, downstream) in pairwise(components):
+            # A name for the culprit; wiring.connect would only say that some widths differ.
+            if upstream.signature.members["y"].flip() != downstream.signature.members["x"]:
+                raise ValueError(f"component {taker!r} does not take what component {giver!r} gives")
         self.components = list(components)
         first, last = components[0][1], components[-1][1]
         super().__init__({"x": first.signature.members["x"], "y": last.signature.members["y"]})

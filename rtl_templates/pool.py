@@ -29,15 +29,20 @@ class Pool(wiring.Component):
     Members:
         x, y: value streams of `lanes` values, the same layout.
 
-    Interval: `walk.cycles` a word.
+    Latency: from a word's last beat to its first result `walk.steps` + 6 cycles.
+    Initiation interval: `walk.cycles` a word, or the word's beats where there are more.
     """
 
-    # Results that may be under way: enough to cover the pipeline when a group takes a single cycle.
+    # Results that may be under way: a group of one cycle gets its credit back after 7.
     CREDITS = 8
 
-    def __init__(self, kind: Literal["max", "sum"], shape, result, *, lanes: int, positions: int, beats: int, walk: Walk):
+    def __init__(
+        self, kind: Literal["max", "sum"], shape, result, *, lanes: int, positions: int, beats: int, walk: Walk
+    ):
         if kind not in ("max", "sum"):
             raise ValueError(f"kind must be 'max' or 'sum', not {kind!r}")
+        if kind == "max" and shape != result:
+            raise ValueError(f"a maximum has the shape of its values, {shape!r}, not {result!r}")
         if walk.readers != 1 or walk.folds != beats:
             raise ValueError(f"the walk must have 1 reader and {beats} folds, not {walk.readers} and {walk.folds}")
         self.kind, self.shape, self.result, self.lanes, self.walk = kind, shape, result, lanes, walk
@@ -48,9 +53,7 @@ class Pool(wiring.Component):
         m = Module()
         m.submodules.buffer = buffer = self.buffer
         m.submodules.walker = walker = Walker(self.walk, buffer.address_bits, self.CREDITS)
-        m.submodules.results = results = SyncFIFOBuffered(
-            width=self.y.payload.shape().size, depth=self.CREDITS
-        )
+        m.submodules.results = results = SyncFIFOBuffered(width=self.y.payload.shape().size, depth=self.CREDITS)
         wiring.connect(m, wiring.flipped(self.x), buffer.x)
         m.d.comb += [
             walker.available.eq(buffer.available),

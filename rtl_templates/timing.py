@@ -12,6 +12,10 @@ ADD_BIAS_LATENCY = 2
 RELU_LATENCY = 1
 NARROW_LATENCY = 2
 
+# From a word's last step to the return of its accumulators, beside the drain: with this rest between words, filling and
+# draining two banks in turn takes no longer than the slower of the two.
+SCATTER_GAP = 11
+
 # From the end of a bank's reading to the first bin of the next word, beside the bins and the passes themselves.
 _GLOBAL_SCAN_OVERHEAD = 2
 _GLOBAL_PASS_OVERHEAD = 2
@@ -69,3 +73,13 @@ def global_interval(channels: int, positions: int, emit: str, bits: int = 8) -> 
     passes = 2 if emit == "values" else 1
     count = channels * positions
     return (1 << bits) + _GLOBAL_SCAN_OVERHEAD + passes * (count + _GLOBAL_PASS_OVERHEAD)
+
+
+def scatter_interval(steps: int, places: int) -> int:
+    """Cycles that ScatterEngine takes for one word.
+
+    Args:
+        steps: of the word.
+        places: accumulators of the map in each set: beats of the word that comes out.
+    """
+    return max(steps + SCATTER_GAP, places)

@@ -32,7 +32,8 @@ class Walk:
         present: bool, same shape: false for a step in which a reader rests.
         weight: int, same shape: first weight row of a step, or None where weight rows simply follow each other.
         interval: cycles a group takes, at least `steps`.
-        gap: cycles between the last group of a word and the first of the next.
+        gap: cycles between the last group of a word and the first of the next; interval and gap together exceed the
+            steps by 2 at least.
 
     `tables` is 1 where all folds take the same steps, else it equals `folds`.
     """
@@ -90,7 +91,8 @@ class Walker(wiring.Component):
         address, inside: of each reader: row to read, and whether the step exists and lies inside the map.
         weight: of each reader: `walk.weight` of the step; or of all: the number of the step, fold by fold.
 
-    Latency: 2 cycles from the decision to start a group to its first step.
+    Latency: 2 cycles from the decision to start a group to its first step. Initiation interval: `walk.interval` cycles
+    a group, `walk.cycles` a word, while words and credits are there.
     """
 
     LATENCY = 2
@@ -98,6 +100,15 @@ class Walker(wiring.Component):
     def __init__(self, walk: Walk, address_bits: int, credits: int):
         if walk.interval < walk.steps:
             raise ValueError(f"interval must be at least the {walk.steps} steps, not {walk.interval!r}")
+        rest = walk.interval + walk.gap - walk.steps
+        if rest < self.LATENCY:
+            # The first group of the next word would see the buffer as it was before the release.
+            raise ValueError(
+                f"interval and gap must leave {self.LATENCY} cycles after the {walk.steps} steps of a word's last "
+                f"group, not {rest}"
+            )
+        if credits < 1:
+            raise ValueError(f"credits must be positive, not {credits!r}")
         if walk.dy.shape[0] not in (1, walk.folds):
             raise ValueError(f"there must be 1 or {walk.folds} step tables, not {walk.dy.shape[0]!r}")
         self.walk, self.address_bits, self.credits = walk, address_bits, credits
@@ -145,8 +156,9 @@ class Walker(wiring.Component):
 
         # Address of the window's origin; it may wrap below 0, only rows inside the map are ever used.
         origin = Signal(self.address_bits)
-        pixel_y, pixel_x = Signal(range(walk.rows * walk.row_stride + 1)), Signal(
-            range(walk.columns * walk.column_stride + 1)
+        pixel_y, pixel_x = (
+            Signal(range(walk.rows * walk.row_stride + 1)),
+            Signal(range(walk.columns * walk.column_stride + 1)),
         )
         along = walk.column_stride * walk.rows_per_pixel
         back = (walk.row_stride * walk.map_columns - (walk.columns - 1) * walk.column_stride) * walk.rows_per_pixel
@@ -217,11 +229,17 @@ class Walker(wiring.Component):
         delta = (dy * walk.map_columns + dx) * walk.rows_per_pixel + walk.offset[..., reader].ravel()
         delta &= (1 << self.address_bits) - 1
         present = walk.present[..., reader].ravel().astype(np.int64)
-        fields = [(delta, unsigned(self.address_bits)), (dy, _shape_of(dy)), (dx, _shape_of(dx)), (present, unsigned(1))]
+        fields = [
+            (delta, unsigned(self.address_bits)),
+            (dy, _shape_of(dy)),
+            (dx, _shape_of(dx)),
+            (present, unsigned(1)),
+        ]
         if walk.weight is not None:
             fields.append((walk.weight[..., reader].ravel(), unsigned(self.weight_bits)))
         # Python integers: a row may be wider than 64 bits.
-        rows, width, places = [0] * len(delta), 0, []
+        rows, width = [0] * len(delta), 0
+        places: list[tuple] = []
         for values, shape in fields:
             if (values == values[0]).all():
                 places.append((None, C(int(values[0]), shape)))

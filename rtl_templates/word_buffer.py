@@ -8,7 +8,6 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 
-
 class WordBuffer(wiring.Component):
     """Two banks of one word each: one is filled from a stream while the other is read.
 
@@ -29,11 +28,19 @@ class WordBuffer(wiring.Component):
         available: the bank under the readers holds a whole word.
         release: strobe: the readers are done with it; `available` falls unless the other bank is full as well.
         address, data: of each reader; `data` follows `address` by one cycle.
+
+    Latency: `available` rises 1 cycle after a word's last beat. Initiation interval: 1 cycle a beat.
     """
 
     def __init__(self, payload, positions: int, beats: int, beats_per_row: int = 1, readers: int = 1):
-        if min(positions, beats, beats_per_row, readers) < 1:
-            raise ValueError("positions, beats, beats_per_row and readers must be positive")
+        for name, value in (
+            ("positions", positions),
+            ("beats", beats),
+            ("beats_per_row", beats_per_row),
+            ("readers", readers),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be positive, not {value!r}")
         self.payload, self.positions, self.beats = payload, positions, beats
         self.beats_per_row, self.readers = beats_per_row, readers
         self.rows_per_position = -(-beats // beats_per_row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 from hwgen.errors import ToolError
 
@@ -33,7 +34,8 @@ def to_fst(vcd: Path, fst: Path) -> None:
     try:
         with vcd.open("rb") as stream:
             for token in tokenize(stream):
-                data = token.data
+                # Its type follows from the token's kind.
+                data: Any = token.data
                 match token.kind:
                     case TokenKind.TIMESCALE:
                         library.fstWriterSetTimescaleFromString(writer, f"{data.magnitude.value}{data.unit.value}".encode())

@@ -17,13 +17,13 @@ from hwgen.format.io import quantise_input
 from hwgen.format.packed import PackedNetwork
 from hwgen.generator import write
 from hwgen.plan import Plan, make_plan
+from hwgen.plan.stages import Mac
 
 Report: TypeAlias = Callable[[str, float | None], None]
 
 MODES = ("dense", "sparse-dense", "sparse-sparse")
-# What each mode may take for an image. The fewest multipliers that do it are what the modes are compared by; no board
-# bounds them, since the dense array is larger than that of many a board.
-CYCLES = 2400
+# Every mode gets the same board and takes of its multipliers what makes it fastest.
+BOARD = "ulx3s-85f"
 IMAGES_AT_ONCE = 50
 
 
@@ -36,6 +36,9 @@ class ModeResult:
         cycles_planned: as the plan says.
         multipliers: products formed in a cycle.
         cycles_times_multipliers: measured cycles * multipliers: the work that the hardware can do in an image's time.
+        packing_efficiency: non-zero weights / weight slots.
+        slowest_layer: of those that multiply.
+        utilisation: of its multipliers: products that the mode does not skip / (multipliers * cycles).
         bit_exact: every output of every image is that of the reference.
         accuracy: of the hardware's outputs.
         bundle: its folder.
@@ -45,6 +48,9 @@ class ModeResult:
     cycles_planned: int
     multipliers: int
     cycles_times_multipliers: float
+    packing_efficiency: float
+    slowest_layer: str
+    utilisation: float
     bit_exact: bool
     accuracy: float
     bundle: str
@@ -59,8 +65,8 @@ class DemoResult:
         accuracy_dense, accuracy_sparse: of the float networks, in [0, 1].
         accuracy_int8: of the reference's arithmetic.
         nonzeros, weights: of all layers: positions of the masks, and all positions.
-        packing_efficiency: non-zeros / slots of all layers.
         products: multiplications an image that each mode cannot skip.
+        board: that every mode was planned for.
         modes: by name.
     """
 
@@ -70,8 +76,8 @@ class DemoResult:
     accuracy_int8: float
     nonzeros: int
     weights: int
-    packing_efficiency: float
     products: dict[str, int]
+    board: str
     modes: dict[str, ModeResult]
 
     @property
@@ -87,17 +93,19 @@ class DemoResult:
         return {**asdict(self), "bit_exact": self.bit_exact, "accuracy_hardware": self.accuracy_hardware}
 
 
-def run(out: Path, report: Report, cycles: int = CYCLES) -> DemoResult:
+def run(out: Path, report: Report, board_name: str = BOARD) -> DemoResult:
     """Trains (or loads), packs, generates and simulates.
 
     Args:
         out: folder for a bundle of each mode.
         report: called with the piece of work and the share that is done, or None.
-        cycles: the most cycles an image may take.
+        board_name: the board that every mode fills.
 
     Raises:
         HwgenError: a tool is missing or failed.
     """
+    from boards.catalogue import board
+
     trained = digits.train(report)
     report("packing", None)
     packed = pack(trained.sparse, calibration=trained.train_x)
@@ -108,11 +116,14 @@ def run(out: Path, report: Report, cycles: int = CYCLES) -> DemoResult:
         # The next mode is generated while the compiler, a process of its own, works on the last.
         for mode in MODES:
             report(f"generating {mode}", None)
-            plans[mode] = make_plan(packed, mode=mode, cycles=cycles)
+            plans[mode] = make_plan(packed, board=board(board_name), mode=mode)
             write(plans[mode], packed, out / mode)
             runs[mode] = pool.submit(_simulate, mode, out / mode, x, report)
         report("waiting for the simulations", None)
-        results = {mode: _judge(plans[mode], out / mode, *runs[mode].result(), expected, trained.test_y) for mode in MODES}
+        results = {
+            mode: _judge(plans[mode], packed, out / mode, *runs[mode].result(), expected, trained.test_y)
+            for mode in MODES
+        }
     layers = packed.report()
     nonzeros = sum(layer.nonzeros for layer in layers)
     return DemoResult(
@@ -122,8 +133,8 @@ def run(out: Path, report: Report, cycles: int = CYCLES) -> DemoResult:
         accuracy_int8=digits.accuracy(expected, trained.test_y),
         nonzeros=nonzeros,
         weights=sum(int(np.prod(layer.shape)) for layer in layers),
-        packing_efficiency=nonzeros / sum(layer.slots for layer in layers),
         products={mode: sum(stage.products for stage in plan.stages) for mode, plan in plans.items()},
+        board=board_name,
         modes=results,
     )
 
@@ -152,13 +163,25 @@ def _simulate(mode: str, bundle: Path, x: NDArray[np.int64], report: Report) -> 
 
 
 def _judge(
-    plan: Plan, bundle: Path, y: NDArray[np.int64], cycles: float, expected: NDArray[np.int64], labels: NDArray[np.int64]
+    plan: Plan,
+    packed: PackedNetwork,
+    bundle: Path,
+    y: NDArray[np.int64],
+    cycles: float,
+    expected: NDArray[np.int64],
+    labels: NDArray[np.int64],
 ) -> ModeResult:
+    layers = packed.report()
+    slots = sum(int(np.prod(layer.shape)) if plan.mode == "dense" else layer.slots for layer in layers)
+    slowest = max((stage for stage in plan.stages if isinstance(stage, Mac)), key=lambda stage: stage.cycles)
     return ModeResult(
         cycles_per_word=cycles,
         cycles_planned=plan.cycles_per_word,
         multipliers=plan.multipliers,
         cycles_times_multipliers=cycles * plan.multipliers,
+        packing_efficiency=sum(layer.nonzeros for layer in layers) / slots,
+        slowest_layer=slowest.name,
+        utilisation=slowest.utilisation,
         bit_exact=bool(np.array_equal(y, expected)),
         accuracy=digits.accuracy(y, labels),
         bundle=str(bundle),

@@ -24,6 +24,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hwgen.nn import KWinners, KWinners2d
+from hwgen.nn import __file__ as nn_file
+from hwgen.sparsify import __file__ as sparsify_file
 from hwgen.sparsify import apply_masks, complementary_mask
 
 Progress: TypeAlias = Callable[[str, float], None]
@@ -46,7 +48,7 @@ class Recipe:
     channels: tuple[int, int] = (32, 64)
     hidden: int = 128
     nonzeros: tuple[int, int, int] = (4, 36, 128)
-    winners: tuple[int, int, int] = (4, 8, 32)
+    winners: tuple[int, int, int] = (4, 8, 64)
     epochs: int = 30
     batch: int = 64
     learning_rate: float = 0.01
@@ -211,9 +213,9 @@ def _cache_folder() -> Path:
 
 
 def _fingerprint(recipe: Recipe) -> str:
-    # This file's text belongs to the recipe: an edited network or training loop must not load older weights.
-    source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    facts = json.dumps([asdict(recipe), source, torch.__version__], sort_keys=True)
+    # The code belongs to the recipe: an edited network, layer or training loop must not load older weights.
+    sources = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (__file__, nn_file, sparsify_file)]
+    facts = json.dumps([asdict(recipe), sources, torch.__version__], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 

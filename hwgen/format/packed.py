@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import secrets
@@ -93,7 +94,9 @@ class PackedNetwork:
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}; give a path that can be written") from None
         finally:
-            scratch.unlink(missing_ok=True)
+            # Where the folder is none, unlink fails as open did.
+            with contextlib.suppress(OSError):
+                scratch.unlink()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PackedNetwork:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
 
 from hwgen.errors import PlanError
 from hwgen.format.network import Conv2d, Flatten, KWinners, Layer, Linear, MaxPool2d, ReLU, Requantise, SumPool2d
@@ -13,6 +14,9 @@ from hwgen.plan.mac import distinct_parts
 from hwgen.plan.stages import WORD_GAP, Stage
 from hwgen.plan.stream import Stream, narrowed
 from rtl_templates import timing
+
+# What reaches a MAC layer: all values; a list for each position, or for a vector; one list for a whole map.
+Form: TypeAlias = Literal["values", "lists", "word list"]
 
 # Up to this many values a k-WTA holds them all in registers; beyond, in a memory.
 REGISTER_WINNERS = 256
@@ -139,7 +143,7 @@ class Chain:
         )
         self.bias_of = None
 
-    def _pool(self, layer: MaxPool2d | SumPool2d, function: str, dilation, after: Tensor) -> None:
+    def _pool(self, layer: MaxPool2d | SumPool2d, function: Literal["max", "sum"], dilation, after: Tensor) -> None:
         stream = self.stream
         window = stages.Window(
             map=stream.map,
@@ -276,6 +280,18 @@ def can_list(steps: Sequence[Step], following: Linear | Conv2d | None, stream: S
     return isinstance(following, Linear) or stream.most < stream.channels <= REGISTER_WINNERS
 
 
+def can_scatter(steps: Sequence[Step], following: Linear | Conv2d | None, stream: Stream) -> bool:
+    """Whether `following` can start from the winners of the whole map; `stream` is the one behind `steps`, as values."""
+    last = _last_winners(steps)
+    return (
+        isinstance(following, Conv2d)
+        and last is not None
+        and not last.local
+        and stream.positions > 1
+        and stream.most_word < stream.channels * stream.positions
+    )
+
+
 def _last_winners(steps: Sequence[Step]) -> KWinners | None:
     for step in reversed(steps):
         if not isinstance(step.layer, Flatten):
@@ -283,7 +299,7 @@ def _last_winners(steps: Sequence[Step]) -> KWinners | None:
     return None
 
 
-def follow(chain: Chain, steps: Sequence[Step], following: Linear | Conv2d | None, listed: bool) -> Chain:
+def follow(chain: Chain, steps: Sequence[Step], following: Linear | Conv2d | None, form: Form) -> Chain:
     """Adds the stages of `steps`, every stream as narrow as the limit allows; raises TooSlow where none will do."""
     first = next((index for index, step in enumerate(steps) if isinstance(step.layer, Requantise)), len(steps))
     if chain.bias_of is None:
@@ -293,39 +309,43 @@ def follow(chain: Chain, steps: Sequence[Step], following: Linear | Conv2d | Non
         try:
             head = replace(chain, stages=list(chain.stages))
             head.narrow(chain.bias_of or "input", wide)
-            _through(head, steps[:first], None, False)
-            return _narrowest_tail(head, steps[first:], following, listed)
+            _through(head, steps[:first], None, "values")
+            return _narrowest_tail(head, steps[first:], following, form)
         except TooSlow as error:
             problem = error
     raise problem
 
 
-def _narrowest_tail(head: Chain, steps: Sequence[Step], following, listed: bool) -> Chain:
+def _narrowest_tail(head: Chain, steps: Sequence[Step], following, form: Form) -> Chain:
     problem: PlanError = TooSlow("no width of stream keeps up")
     for lanes in distinct_parts(head.stream.lanes):
         try:
             tail = replace(head, stages=list(head.stages))
             if steps or following is not None:
                 tail.narrow(tail.bias_of or "input", lanes)
-            _through(tail, steps, following, listed)
+            _through(tail, steps, following, form)
             return tail
         except TooSlow as error:
             problem = error
     raise problem
 
 
-def _through(chain: Chain, steps: Sequence[Step], following, listed: bool) -> None:
+def _through(chain: Chain, steps: Sequence[Step], following, form: Form) -> None:
     winners = _last_winners(steps)
-    direct = listed and winners is not None and (
-        winners.local or chain_positions(steps) == 1 or isinstance(following, Linear)
+    direct = winners is not None and (
+        form == "word list"
+        or (form == "lists" and (winners.local or chain_positions(steps) == 1 or isinstance(following, Linear)))
     )
     for step in steps:
         emit = "entries" if direct and step.layer is winners else "values"
         chain.run(step.layer, step.before, step.after, emit)
-    if listed and chain.stream.entries is None:
+    if form != "values" and chain.stream.entries is None:
         chain.compact(steps[-1].layer.name)
     if chain.stream.entries is None and chain.stream.beats > chain.limit:
-        raise TooSlow(f"{chain.stream.beats} beats a word are more than the {chain.limit} cycles asked for")
+        name = steps[-1].layer.name if steps else chain.bias_of or "input"
+        raise TooSlow(
+            f"layer {name!r}: {chain.stream.beats} beats a word are more than the {chain.limit} cycles asked for"
+        )
 
 
 def chain_positions(steps: Sequence[Step]) -> int:

@@ -11,12 +11,12 @@ from hwgen.format.network import Conv2d, Linear
 from hwgen.format.packed import Packing
 from hwgen.format.shapes import Tensor
 from hwgen.plan.schedule import Slots, list_steps, value_steps
-from hwgen.plan.stages import WORD_GAP, Layout, Mac, Window
+from hwgen.plan.stages import WORD_GAP, Layout, Mac, Pair, Window
 from hwgen.plan.stream import Stream
 
 # Cycles from the last step of a group to the moment its bank of accumulators can be used again, without the drain
 # itself and without the adder trees; measured in tests/rtl_templates/test_mac_engine.py.
-BANK_LATENCY = 12
+BANK_LATENCY = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +39,12 @@ class Request:
     limit: int
 
 
-def window_of(layer: Linear | Conv2d, stream: Stream, result: Tensor) -> Window:
-    """The layer's window; a Linear layer sees its whole input at one position."""
+def window_of(layer: Linear | Conv2d, extent: Pair, result: Tensor) -> Window:
+    """The layer's window over a map of (height, width); a Linear layer sees its whole input at one position."""
     if isinstance(layer, Linear):
-        extent = stream.window_map
         return Window(map=extent, kernel=extent, stride=(1, 1), padding=(0, 0), dilation=(1, 1), size=(1, 1))
     return Window(
-        map=stream.window_map,
+        map=extent,
         kernel=(layer.weight.shape[2], layer.weight.shape[3]),
         stride=layer.stride,
         padding=layer.padding,
@@ -57,9 +56,10 @@ def window_of(layer: Linear | Conv2d, stream: Stream, result: Tensor) -> Window:
 def candidates(request: Request) -> Iterator[Mac]:
     """Every way to serve the layer within the limit; the caller chooses."""
     slots, stream = request.slots, request.stream
-    window = window_of(request.layer, stream, request.result)
+    window = window_of(request.layer, stream.window_map, request.result)
     sets, kernels = slots.packing.sets, slots.packing.kernels
     listed = stream.entries is not None
+    beats = len(stream.layout) if stream.entries is None else stream.entries
     rows_max = slots.rows_max if listed else 1
     useful = useful_products(request, window)
     # A group cannot take less than its drain, even with all lanes at once.
@@ -84,7 +84,7 @@ def candidates(request: Request) -> Iterator[Mac]:
                 window=window,
                 signed=stream.signed,
                 stream_lanes=None if listed else stream.lanes,
-                beats=stream.entries if listed else len(stream.layout),
+                beats=beats,
                 beats_per_row=beats_per_row,
                 index_size=stream.index_size,
                 readers=readers,

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
 
 from hwgen.errors import PlanError
 from hwgen.format.network import Conv2d, Linear
 from hwgen.format.packed import PackedNetwork
 from hwgen.format.shapes import tensors
-from hwgen.plan.chain import Chain, Step, TooSlow, can_list, follow
+from hwgen.plan import scatter
+from hwgen.plan.chain import Chain, Form, Step, TooSlow, can_list, can_scatter, follow
 from hwgen.plan.mac import Request, candidates, with_drain
 from hwgen.plan.schedule import Slots, dense_packing
-from hwgen.plan.stages import Layout, Mac, Output, Plan, Source
+from hwgen.plan.stages import Layout, Mac, Output, Plan, Scatter, Source
 from hwgen.plan.stream import Stream, narrowed, torch_layout
 
 MODES = ("dense", "sparse-dense", "sparse-sparse", "auto")
 SLOWEST = 1 << 32
+Engine: TypeAlias = Mac | Scatter
 
 
 class Board(Protocol):
@@ -126,12 +128,8 @@ class _Network:
         heads = self._source(limit)
         done: list = []
         for index, segment in enumerate(self.segments[1:], start=1):
-            head, mac = self._choose(segment, heads, limit)
-            done += [*head.stages, mac]
-            following = self._following(index)
-            stream = _drained(segment, mac)
-            chain = Chain(stream, limit, bias_of=mac.name)
-            heads = self._tails(chain, segment.steps, following, mac, limit)
+            head, engine, heads = self._choose(segment, heads, self._following(index), limit)
+            done += [*head.stages, engine]
         last = heads[0]
         last.add_bias()
         done += last.stages
@@ -168,7 +166,7 @@ class _Network:
             most_word=channels * height * width,
         )
         chain = Chain(stream, limit)
-        heads = self._tails(chain, self.segments[0].steps, self._following(0), None, limit)
+        heads = self._tails(chain, self.segments[0].steps, self._following(0))
         for head in heads:
             # The host sends the width that the first stage wants: no Narrow stage at the input.
             lanes = stream.lanes
@@ -189,38 +187,70 @@ class _Network:
             )
         return heads
 
-    def _tails(self, chain: Chain, steps: Sequence[Step], following, mac: Mac | None, limit: int) -> list[Chain]:
+    def _tails(self, chain: Chain, steps: Sequence[Step], following: Linear | Conv2d | None) -> list[Chain]:
         """What can reach the next MAC layer: values, and lists where the mode wants them and the data allows them."""
-        values = follow(chain, steps, following, listed=False)
-        if self.mode in ("sparse-sparse", "auto") and can_list(steps, following, values.stream):
+        forms: list[Form] = ["values"]
+        if self.mode in ("sparse-sparse", "auto") and following is not None:
+            # Lists may keep up where values do not, so their stream is asked for without the limit.
+            stream = follow(replace(chain, limit=SLOWEST), steps, following, "values").stream
+            if can_list(steps, following, stream):
+                forms.append("lists")
+            if can_scatter(steps, following, stream):
+                forms.append("word list")
+        tails: dict[Form, Chain] = {}
+        problem: TooSlow | None = None
+        for form in forms:
             try:
-                lists = follow(chain, steps, following, listed=True)
-            except TooSlow:
-                return [values]
-            return [lists] if self.mode == "sparse-sparse" else [values, lists]
-        return [values]
+                tails[form] = follow(chain, steps, following, form)
+            except TooSlow as error:
+                problem = problem or error
+        if problem is not None and not tails:
+            raise problem
+        if self.mode == "sparse-sparse" and "lists" in tails:
+            tails.pop("values", None)
+        return list(tails.values())
 
-    def _choose(self, segment: Segment, heads: Sequence[Chain], limit: int) -> tuple[Chain, Mac]:
+    def _choose(
+        self, segment: Segment, heads: Sequence[Chain], following: Linear | Conv2d | None, limit: int
+    ) -> tuple[Chain, Engine, list[Chain]]:
+        """An engine with what reaches it, one of `heads`, and what can reach the next."""
         assert segment.mac is not None
         layer = segment.mac.layer
-        options: list[tuple[tuple, Chain, Mac]] = []
+        options: list[tuple[Chain, Engine]] = []
         for head in heads:
             if head.stream.bits != 8 or head.bias_of is not None:
                 raise PlanError(f"layer {layer.name!r}: its input is not requantised to 8 bits")
+            scatters = scatter.serves(layer, head.stream)
             for mode, slots in self._modes(layer.name, head.stream.entries is not None):
                 request = Request(layer, slots, segment.mac.after, mode, head.stream, limit)  # type: ignore[arg-type]
-                for mac in candidates(request):
-                    cost = (mac.multipliers, mac.weight_bits, mac.cycles, mac.readers)
-                    options.append((cost, head, mac))
-        for _, head, mac in sorted(options, key=lambda option: option[0]):
+                engines = scatter.candidates(request) if scatters else candidates(request)
+                options += [(head, engine) for engine in engines]
+        for head, engine in self._by_cost(options):
+            chain = Chain(_drained(segment, engine), limit, bias_of=engine.name)
             try:
-                chain = Chain(_drained(segment, mac), limit, bias_of=mac.name)
-                values = follow(chain, segment.steps, None, listed=False)
-                _check_drain(mac, values.stages, limit)
+                tails = self._tails(chain, segment.steps, following)
             except TooSlow:
                 continue
-            return head, mac
+            tails = [tail for tail in tails if _drains_within(engine, tail.stages, limit)]
+            if tails:
+                return head, engine, tails
         raise TooSlow(f"layer {layer.name!r}: no MAC array serves it in {limit} cycles a word; ask for more cycles")
+
+    def _by_cost(self, options: Sequence[tuple[Chain, Engine]]) -> list[tuple[Chain, Engine]]:
+        """Fewest multipliers first; among equals, under "sparse-sparse", a scatter engine that also takes less time."""
+        fastest: dict[int, int] = {}
+        for _, engine in options:
+            if isinstance(engine, Mac):
+                fastest[engine.multipliers] = min(fastest.get(engine.multipliers, SLOWEST), engine.cycles)
+
+        def cost(option: tuple[Chain, Engine]) -> tuple:
+            engine = option[1]
+            if isinstance(engine, Mac):
+                return engine.multipliers, 1, engine.weight_bits, engine.cycles, engine.readers
+            skips = self.mode == "sparse-sparse" and engine.cycles < fastest.get(engine.multipliers, SLOWEST)
+            return engine.multipliers, 0 if skips else 1, engine.memory_bits, engine.cycles, 1
+
+        return sorted(options, key=cost)
 
     def _modes(self, name: str, listed: bool) -> list[tuple[str, Slots]]:
         sparse = self.sparse[name]
@@ -235,7 +265,7 @@ class _Network:
                 return [("sparse-dense", sparse)]
 
 
-def _drained(segment: Segment, mac: Mac) -> Stream:
+def _drained(segment: Segment, mac: Engine) -> Stream:
     assert segment.mac is not None
     channels, height, width = segment.mac.after.map_shape
     return Stream(
@@ -268,9 +298,9 @@ def _drain(mac: Mac, following: Sequence) -> int:
     return mac.kernels * parts
 
 
-def _check_drain(mac: Mac, following: Sequence, limit: int) -> None:
-    if with_drain(mac, _drain(mac, following)).cycles > limit:
-        raise TooSlow(f"layer {mac.name!r}: its results take longer to leave than {limit} cycles")
+def _drains_within(engine: Engine, following: Sequence, limit: int) -> bool:
+    """Whether results leave fast enough; a scatter engine's whole map leaves while the next fills, beat by beat."""
+    return isinstance(engine, Scatter) or with_drain(engine, _drain(engine, following)).cycles <= limit
 
 
 def _with_drains(stages: Sequence) -> list:

@@ -78,19 +78,27 @@ class Slots:
         self._deepest[parallel] = padded.reshape(-1, folds, parallel).max(axis=2).T
         return self._deepest[parallel]
 
-    def of_column(self, column: int, members: range) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Weights and kernel IDs, int (rows, len(members)), of one column in some sets; slots moved up, holes 0."""
+    def dense(self, folds: int, parallel: int) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
+        """Weights and kernel IDs, (folds, columns + 1, rows_max, parallel): slots moved up, holes 0.
+
+        The last column is empty: it is what index -1 picks, for places that carry nothing.
+        """
         packing = self.packing
-        rows = slice(packing.row_start[column], packing.row_start[column + 1])
-        depth = int(self.count[column, members.start : members.stop].max(initial=0))
-        weights, kernel_ids = np.zeros((depth, len(members)), np.int64), np.zeros((depth, len(members)), np.int64)
-        for place, member in enumerate(members):
-            if member >= packing.sets:
-                continue
-            used = packing.occupied[rows, member]
-            weights[: used.sum(), place] = packing.weights[rows, member][used]
-            kernel_ids[: used.sum(), place] = packing.kernel_ids[rows, member][used]
-        return weights, kernel_ids
+        columns, sets = self.count.shape
+        weights = np.zeros((columns + 1, self.rows_max, folds * parallel), np.int16)
+        kernel_ids = np.zeros(weights.shape, np.uint16)
+        row, member = np.nonzero(packing.occupied)
+        column = np.repeat(np.arange(columns), np.diff(packing.row_start))[row]
+        # Level of a slot: how many slots of the same column and set stand above it.
+        above: NDArray[np.int64] = np.cumsum(packing.occupied, axis=0) - packing.occupied
+        level: NDArray[np.int64] = above[row, member] - above[packing.row_start[column], member]
+        weights[column, level, member] = packing.weights[row, member]
+        kernel_ids[column, level, member] = packing.kernel_ids[row, member]
+        shape = (columns + 1, self.rows_max, folds, parallel)
+        return (
+            weights.reshape(shape).transpose(2, 0, 1, 3),
+            kernel_ids.reshape(shape).transpose(2, 0, 1, 3),
+        )
 
 
 def pixel_rows(layout: Layout, beats_per_row: int) -> NDArray[np.int64]:
@@ -141,8 +149,8 @@ class Tables:
     offset: NDArray[np.int64]
     present: NDArray[np.bool_]
     weight: NDArray[np.int64] | None
-    weights: NDArray[np.int64]
-    kernel_ids: NDArray[np.int64]
+    weights: NDArray[np.int16]
+    kernel_ids: NDArray[np.uint16]
 
 
 def tables(stage: Mac, packing: Packing) -> Tables:
@@ -157,43 +165,34 @@ def _value_tables(stage: Mac, slots: Slots) -> Tables:
     reads = value_rows(slots, area, stage.in_layout, stage.beats_per_row, stage.parallel)
     shape = (stage.folds, stage.steps, stage.readers)
     pixel, offset, present = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, bool)
+    all_weights, all_ids = slots.dense(stage.folds, stage.parallel)
     lanes = places.shape[1]
-    weights = np.zeros((stage.readers, stage.folds, stage.steps, lanes, stage.parallel), np.int64)
-    kernel_ids = np.zeros_like(weights)
+    weights = np.zeros((stage.folds, stage.steps, stage.readers, lanes, stage.parallel), np.int16)
+    kernel_ids = np.zeros(weights.shape, np.uint16)
     for fold in range(stage.folds):
-        members = range(fold * stage.parallel, (fold + 1) * stage.parallel)
-        number = 0
-        for at in range(area):
-            for row in range(places.shape[0]):
-                depth = int(reads[fold, at, row])
-                if not depth:
-                    continue
-                filled = [
-                    (lane, slots.of_column(int(channel) * area + at, members))
-                    for lane, channel in enumerate(places[row])
-                    if channel >= 0
-                ]
-                for level in range(depth):
-                    # Consecutive steps go to different readers: they share out evenly, whatever the number.
-                    step, reader = divmod(number, stage.readers)
-                    pixel[fold, step, reader], offset[fold, step, reader] = at, row
-                    present[fold, step, reader] = True
-                    for lane, (values, ids) in filled:
-                        if level < len(values):
-                            weights[reader, fold, step, lane] = values[level]
-                            kernel_ids[reader, fold, step, lane] = ids[level]
-                    number += 1
+        times = reads[fold].ravel()
+        number = np.arange(times.sum())
+        at, row = np.divmod(np.repeat(np.arange(times.size), times), places.shape[0])
+        level = number - np.repeat(np.cumsum(times) - times, times)
+        # Consecutive reads go to different readers: they share out evenly, whatever the number.
+        step, reader = np.divmod(number, stage.readers)
+        pixel[fold, step, reader], offset[fold, step, reader] = at, row
+        present[fold, step, reader] = True
+        channel = places[row]
+        column = np.where(channel >= 0, channel * area + at[:, None], -1)
+        weights[fold, step, reader] = all_weights[fold][column, level[:, None]]
+        kernel_ids[fold, step, reader] = all_ids[fold][column, level[:, None]]
     if all((part == part[:1]).all() for part in (pixel, offset, present)):
         pixel, offset, present = pixel[:1], offset[:1], present[:1]
-    depth = stage.folds * stage.steps
+    memory = (stage.readers, stage.folds * stage.steps, lanes, stage.parallel)
     return Tables(
         kernel_y=pixel // width,
         kernel_x=pixel % width,
         offset=offset,
         present=present,
         weight=None,
-        weights=weights.reshape(stage.readers, depth, lanes, stage.parallel),
-        kernel_ids=kernel_ids.reshape(stage.readers, depth, lanes, stage.parallel),
+        weights=weights.transpose(2, 0, 1, 3, 4).reshape(memory),
+        kernel_ids=kernel_ids.transpose(2, 0, 1, 3, 4).reshape(memory),
     )
 
 
@@ -210,16 +209,16 @@ def _list_tables(stage: Mac, slots: Slots) -> Tables:
     weight = np.broadcast_to(weight, (stage.folds, stage.steps, stage.readers)).copy()
     offset = np.broadcast_to(entry[:, None], pixel.shape)
 
-    weights = np.zeros((stage.readers, stage.folds, pixels, rows, size, stage.parallel), np.int64)
-    kernel_ids = np.zeros_like(weights)
-    for fold in range(stage.folds):
-        members = range(fold * stage.parallel, (fold + 1) * stage.parallel)
-        for place in range(area):
-            reader, own = divmod(place, pixels)
-            for channel in range(size):
-                values, ids = slots.of_column(channel * area + place, members)
-                weights[reader, fold, own, : len(values), channel] = values
-                kernel_ids[reader, fold, own, : len(ids), channel] = ids
+    # A reader's memory: fold, own pixel, row of the column, channel; pixels that do not exist hold nothing.
+    place = np.arange(stage.readers * pixels)
+    column = np.where(place < area, np.arange(size)[:, None] * area + place, -1)
+    memory = (stage.readers, stage.folds * block, 1, stage.parallel)
+
+    def arranged(content: NDArray) -> NDArray:
+        parts = content[:, column].reshape(stage.folds, size, stage.readers, pixels, rows, stage.parallel)
+        return parts.transpose(2, 0, 3, 4, 1, 5).reshape(memory)
+
+    weights, kernel_ids = slots.dense(stage.folds, stage.parallel)
     repeat = (stage.folds, 1, 1)
     return Tables(
         kernel_y=np.tile(pixel // width, repeat),
@@ -227,6 +226,6 @@ def _list_tables(stage: Mac, slots: Slots) -> Tables:
         offset=np.tile(offset, repeat),
         present=np.tile(present, repeat),
         weight=weight,
-        weights=weights.reshape(stage.readers, -1, 1, stage.parallel),
-        kernel_ids=kernel_ids.reshape(stage.readers, -1, 1, stage.parallel),
+        weights=arranged(weights),
+        kernel_ids=arranged(kernel_ids),
     )

@@ -8,7 +8,7 @@ exactly that of its slowest stage (docs/architecture.md, "Why the slowest stage 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 Layout: TypeAlias = tuple[tuple[int, ...], ...]
 Pair: TypeAlias = tuple[int, int]
@@ -126,6 +126,49 @@ class Mac(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scatter(Stage):
+    """A Conv2d layer behind a k-WTA over a whole map, on a scatter engine.
+
+    Attributes:
+        mode: "sparse-sparse".
+        window: as of a Mac.
+        signed: activations are int8, else uint8.
+        channels: of the input.
+        entries: of a word's list.
+        sets, kernels: complementary sets, accumulators a set and position.
+        parallel: sets served in a cycle; the others are folded in time.
+        list_rows: rows of the augmented weight tensor a column takes.
+        steps: a word.
+        places: accumulators a set served, all positions and folds; the word that comes out has as many beats.
+        accumulator_bits: two's complement.
+        weight_bits: in the weight memory, kernel IDs included.
+        layout: of the value stream that comes out.
+    """
+
+    kind = "scatter"
+    mode: str
+    window: Window
+    signed: bool
+    channels: int
+    entries: int
+    sets: int
+    kernels: int
+    parallel: int
+    folds: int
+    list_rows: int
+    steps: int
+    places: int
+    accumulator_bits: int
+    weight_bits: int
+    layout: Layout
+
+    @property
+    def memory_bits(self) -> int:
+        """Of weights and of both banks of accumulators."""
+        return self.weight_bits + 2 * self.places * self.parallel * self.accumulator_bits
+
+
+@dataclass(frozen=True, kw_only=True)
 class Narrow(Stage):
     """Beats of `lanes_in` values become beats of `lanes_out`."""
 
@@ -153,7 +196,7 @@ class Pool(Stage):
     """Max or sum over windows, beat by beat."""
 
     kind = "pool"
-    function: str
+    function: Literal["max", "sum"]
     window: Window
     bits: int
     signed: bool

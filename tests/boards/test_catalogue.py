@@ -51,7 +51,9 @@ def test_figures_are_those_of_the_data_sheets(name, lut, dsp, block_ram_bits):
 
 
 def test_an_unknown_board_is_refused_with_the_names_that_exist():
-    with pytest.raises(PlanError, match=r"board 'ulx3s' does not exist; choose one of ulx3s-85f, .*alveo-u250") as caught:
+    with pytest.raises(
+        PlanError, match=r"board 'ulx3s' does not exist; choose one of ulx3s-85f, .*alveo-u250"
+    ) as caught:
         board("ulx3s")
     assert "\n" not in str(caught.value)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -131,14 +132,26 @@ def test_a_model_that_cannot_be_made_is_one_line(hwgen, folder, tmp_path, monkey
     assert not (tmp_path / "net.hwpack").exists()
 
 
+class Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
 def test_calibration_is_never_unpickled(hwgen, folder, tmp_path):
-    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    trap = Trap(str(tmp_path / "sprung"))
+    np.save(tmp_path / "objects.npy", np.array([trap], dtype=object), allow_pickle=True)
     (tmp_path / "text.npy").write_text("no numbers")
     np.save(tmp_path / "strings.npy", np.array(["a"]))
     for name in ("objects.npy", "text.npy", "strings.npy", "missing.npy"):
         code, _, err = hwgen("pack", f"{folder}/net.py:make", "--calibration", tmp_path / name)
         assert code == 2
         assert name in one_line(err)
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_calibration_of_the_wrong_shape_is_refused(hwgen, folder, tmp_path):
@@ -152,7 +165,9 @@ def test_plan_prints_a_table_or_json(hwgen, folder):
     code, text, _ = hwgen("plan", folder / "net.hwpack", "--mode", "sparse-sparse")
     assert code == 0
     assert "multipliers" in text and "ulx3s-85f" in text
-    code, text, err = hwgen("plan", folder / "net.hwpack", "--mode", "dense", "--board", "none", "--cycles", 60, "--json")
+    code, text, err = hwgen(
+        "plan", folder / "net.hwpack", "--mode", "dense", "--board", "none", "--cycles", 60, "--json"
+    )
     assert code == 0, err
     figures = json.loads(text)
     assert figures["board"] is None and figures["mode"] == "dense"

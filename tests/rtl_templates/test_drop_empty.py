@@ -7,12 +7,11 @@ from amaranth import signed
 
 from rtl_templates.drop_empty import DropEmpty
 from sim.streams import pack
-from tests.rtl_templates.units import Expected, check_units
+from tests.rtl_templates.units import Expected, check_units, periodic
 
 BITS, POSITIONS = 11, 40
 
 
-@pytest.mark.filterwarnings("error")
 def test_leaves_out_what_is_empty():
     layouts = [
         [[0, -1], [-1, -1], [2, 1], [-1, -1], [-1, 3]],
@@ -33,9 +32,7 @@ def expected(layout: list[list[int]]) -> tuple[DropEmpty, Expected]:
         x=[pack(beat, BITS) for position in x for beat in position],
         y=[pack(position[i], BITS) for position in x for i in kept],
         care=[-1],
-        words=POSITIONS,
-        offsets=[i - kept[0] for i in kept],
-        interval=len(layout),
+        cycles=periodic([i - kept[0] for i in kept], len(layout), POSITIONS),
         latency=DropEmpty.LATENCY,
         latency_from=kept[0],
     )

@@ -21,11 +21,9 @@ class Expected:
 
     Attributes:
         name: for messages.
-        x, y: beats of a whole number of words.
+        x, y: beats.
         care: masks of the defined bits of y, for successive beats and then again.
-        words: that x and y hold.
-        offsets: cycle of each beat of y in its word, the first being 0.
-        interval: cycles from word to word.
+        cycles: in which each beat of y is taken, counted from the first.
         latency: from the beat `latency_from` of x to the first beat of y.
     """
 
@@ -33,11 +31,14 @@ class Expected:
     x: list[int]
     y: list[int]
     care: list[int]
-    words: int
-    offsets: list[int]
-    interval: int
+    cycles: list[int]
     latency: int
     latency_from: int
+
+
+def periodic(offsets: Sequence[int], interval: int, words: int) -> list[int]:
+    """Cycles of beats that come `offsets` after the start of a word, `interval` cycles from word to word."""
+    return [word * interval + offset for word in range(words) for offset in offsets]
 
 
 class SideBySide(wiring.Component):
@@ -58,7 +59,7 @@ class SideBySide(wiring.Component):
 def check_units(units: Sequence[tuple[wiring.Component, Expected]]) -> None:
     """Values under stalls, reset in flight, and exact timing of every unit."""
     for _, expected in units:
-        assert len(expected.y) == expected.words * len(expected.offsets), expected.name
+        assert len(expected.y) == len(expected.cycles), expected.name
     run_bench(
         SideBySide([component for component, _ in units]),
         "tests.rtl_templates.units_bench",

@@ -24,7 +24,7 @@ def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
 
 
 def test_the_split_is_fixed_stratified_and_disjoint():
-    train_x, train_y, test_x, test_y = digits.load_data()
+    train_x, _, test_x, test_y = digits.load_data()
     assert (len(train_x), len(test_x)) == (1397, 400)
     assert test_x.shape == (400, 1, 8, 8) and test_x.dtype == np.float32
     assert test_x.min() == 0 and test_x.max() == 1
@@ -78,7 +78,7 @@ def test_the_sparse_network_has_exact_counts():
     assert counts == {"conv1": [4], "conv2": [36], "linear1": [128]}
     assert not hasattr(network.linear2, "weight_mask")
     layers = [module for module in network if isinstance(module, KWinners | KWinners2d)]
-    assert [(layer.k, layer.local) for layer in layers] == [(4, True), (8, True), (32, False)]
+    assert [(layer.k, layer.local) for layer in layers] == [(4, True), (8, True), (64, False)]
 
 
 def test_the_trained_network_is_left_ready_for_inference(cache):

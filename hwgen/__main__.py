@@ -1,0 +1,5 @@
+"""`python -m hwgen`: the command line."""
+
+from hwgen.cli import main
+
+main()

@@ -1,0 +1,34 @@
+"""Memories of (weight, kernel ID), the rows of an augmented weight tensor."""
+
+from __future__ import annotations
+
+import numpy as np
+from amaranth.hdl import unsigned
+from amaranth.lib.memory import Memory
+from numpy.typing import NDArray
+
+WEIGHT_BITS = 8
+
+
+def weight_memory(weights: NDArray[np.integer], kernel_ids: NDArray[np.integer], kernel_bits: int) -> Memory:
+    """A row holds (weight, kernel ID) for every slot, the first slot and the weight in the low bits.
+
+    Args:
+        weights, kernel_ids: int (depth, slots).
+        kernel_bits: width of a kernel ID; 0 leaves it out.
+    """
+    depth = len(weights)
+    fields = np.concatenate(
+        [
+            _bits(weights.astype(np.int64) & 0xFF, WEIGHT_BITS),
+            _bits(kernel_ids.astype(np.int64), kernel_bits),
+        ],
+        axis=2,
+    ).reshape(depth, -1)
+    packed = np.packbits(fields, axis=1, bitorder="little")
+    rows = [int.from_bytes(row.tobytes(), "little") for row in packed]
+    return Memory(shape=unsigned(fields.shape[1]), depth=depth, init=rows)
+
+
+def _bits(values: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
+    return ((values[..., None] >> np.arange(width)) & 1).astype(np.uint8)

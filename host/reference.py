@@ -36,10 +36,10 @@ def run_int(network: IntegerNetwork, x: NDArray[np.integer]) -> Integers:
     Returns:
         int64 (N, ...): the last layer's values, not scaled.
     """
-    result = x.astype(np.int64)
-    for _, result in trace(network, x):
-        pass
-    return result
+    value = x.astype(np.int64)
+    for layer in network.layers:
+        value = apply(layer, value)
+    return value
 
 
 def trace(network: IntegerNetwork, x: NDArray[np.integer]) -> Iterator[tuple[Layer, Integers]]:

@@ -72,9 +72,7 @@ class _Elaborator:
             case stages.Compact():
                 return Compact(stage.layout, _shape(8, stage.signed), stage.size)
             case stages.GlobalWinners():
-                return GlobalWinners(
-                    stage.layout, stage.positions, _shape(8, stage.signed), stage.k, emit=stage.emit
-                )
+                return GlobalWinners(stage.layout, stage.positions, _shape(8, stage.signed), stage.k, emit=stage.emit)
         raise AssertionError(f"no template for {stage.kind}")
 
     def _bias(self, name: str) -> list[int]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwgen.format.bundle import NETWORK, Manifest, Port, write_bundle
+from hwgen.errors import ToolError
+from hwgen.format.bundle import NETWORK, Manifest, Port, check_replaceable, write_bundle
 from hwgen.format.packed import PackedNetwork
 from hwgen.plan import Plan, make_plan
 from hwgen.plan.stages import Source
@@ -65,8 +66,13 @@ def generate(
 
 def write(plan: Plan, packed: PackedNetwork, out: str | os.PathLike[str]) -> Bundle:
     """The bundle of a plan."""
-    # Amaranth is needed from here on only: planning works without it.
-    from hwgen.elaborate import accelerator
+    # Before the long work rather than after it.
+    check_replaceable(Path(out))
+    try:
+        # Amaranth is needed from here on only: planning works without it.
+        from hwgen.elaborate import accelerator
+    except ModuleNotFoundError as error:
+        raise ToolError(f"generating needs the module {error.name}: pip install 'hwgen[sim]'") from error
 
     component = accelerator(plan, packed)
     with tempfile.TemporaryDirectory(prefix="hwgen-generate-") as scratch:
@@ -97,6 +103,4 @@ def input_port(plan: Plan, packed: PackedNetwork) -> Port:
 
 def output_port(plan: Plan) -> Port:
     output = plan.output
-    return Port(
-        lanes=output.lanes, bits=output.bits, signed=output.signed, shape=output.shape, layout=output.layout
-    )
+    return Port(lanes=output.lanes, bits=output.bits, signed=output.signed, shape=output.shape, layout=output.layout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,10 @@ def import_torch(model: torch.nn.Module, input_shape: Sequence[int]) -> Network:
     """
     import torch
 
+    if isinstance(model, str | os.PathLike):
+        raise ModelError(
+            f"model {os.fspath(model)}: files, ONNX among them, are not supported; give the torch.nn.Module"
+        )
     if not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise ModelError(f"model: must be a torch.nn.Module that runs in Python, not {type(model).__name__}")
     shape = tuple(input_shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from amaranth import Module, Shape, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -55,7 +57,7 @@ class BeatEmitter(wiring.Component):
         with m.If(busy & buffer.x.ready):
             m.d.sync += emitted.eq(emitted + 1)
             # Shifting costs one multiplexer a bit; choosing a row would cost one a row.
-            m.d.sync += [row.eq(following) for row, following in zip(rows, rows[1:], strict=False)]
+            m.d.sync += [row.eq(following) for row, following in pairwise(rows)]
         with m.If(self.x.ready):
             m.d.sync += [busy.eq(self.x.valid), emitted.eq(0)]
             for row, channels in zip(rows, self._layout, strict=True):

@@ -8,18 +8,16 @@ the row of the augmented weight tensor).
 from __future__ import annotations
 
 import numpy as np
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
 from rtl_templates import streams
 from rtl_templates.accumulators import Accumulators
 from rtl_templates.walk import Walk, Walker
+from rtl_templates.weight_memory import WEIGHT_BITS, weight_memory
 from rtl_templates.word_buffer import WordBuffer
-
-WEIGHT_BITS = 8
 
 
 class MacEngine(wiring.Component):
@@ -111,7 +109,9 @@ class MacEngine(wiring.Component):
         for reader in range(readers):
             m.d.comb += buffer.address[reader].eq(walker.address[reader])
             inside = delayed(m, walker.inside[reader], 1, f"inside_{reader}")
-            memory = self._weight_memory(reader, kernel_bits)
+            memory = weight_memory(
+                self.weights[reader].reshape(depth, -1), self.kernel_ids[reader].reshape(depth, -1), kernel_bits
+            )
             m.submodules[f"weights_{reader}"] = memory
             port = memory.read_port()
             m.d.comb += port.en.eq(1)
@@ -151,28 +151,6 @@ class MacEngine(wiring.Component):
                             delayed(m, kernel_id, 2, f"kernel_id_{reader}_{lane}_{index}")
                         )
         return m
-
-    def _weight_memory(self, reader: int, kernel_bits: int) -> Memory:
-        """A row holds (weight, kernel ID) for every lane and set, lane-major, the weight in the low bits."""
-        depth = self.weights.shape[1]
-        weights = self.weights[reader].reshape(depth, -1)
-        fields = np.concatenate(
-            [
-                _bits(weights.astype(np.int64) & 0xFF, WEIGHT_BITS),
-                _bits(self.kernel_ids[reader].reshape(depth, -1).astype(np.int64), kernel_bits),
-            ],
-            axis=2,
-        ).reshape(depth, -1)
-        packed = np.packbits(fields, axis=1, bitorder="little")
-        return Memory(
-            shape=unsigned(fields.shape[1]),
-            depth=depth,
-            init=[int.from_bytes(row.tobytes(), "little") for row in packed],
-        )
-
-
-def _bits(values: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
-    return ((values[..., None] >> np.arange(width)) & 1).astype(np.uint8)
 
 
 def delayed(m: Module, value, cycles: int, name: str):

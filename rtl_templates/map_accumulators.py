@@ -93,10 +93,12 @@ class MapAccumulators(wiring.Component):
 
         values = []
         for bank in range(BANKS):
-            adds, added, clears = Signal(name=f"adds_{bank}"), Signal(name=f"added_{bank}"), Signal(name=f"clears_{bank}")
+            adds, added, clears = (Signal(name=f"{name}_{bank}") for name in ("adds", "added", "clears"))
             m.d.comb += adds.eq(self.valid & (filling == bank))
             m.d.sync += [added.eq(adds & self.inside), clears.eq(clearing | (take & (draining == bank)))]
-            values.append([self._place(m, bank, index, adds, added, clears, advance, place) for index in range(self.sets)])
+            values.append(
+                [self._place(m, bank, index, adds, added, clears, advance, place) for index in range(self.sets)]
+            )
         for index in range(self.sets):
             m.d.comb += buffer.x.payload[index].eq(Mux(shown_bank, values[1][index], values[0][index]))
         return m

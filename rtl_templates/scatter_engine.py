@@ -42,7 +42,8 @@ class Reach:
     kernel: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        if self.inside.ndim != 2 or not self.inside.size or not self.inside.shape == self.output.shape == self.kernel.shape:
+        shapes = {self.inside.shape, self.output.shape, self.kernel.shape}
+        if self.inside.ndim != 2 or not self.inside.size or len(shapes) > 1:
             raise ValueError(f"inside, output and kernel must be (inputs, offsets), not {self.inside.shape!r}")
 
     @property

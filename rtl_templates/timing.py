@@ -6,6 +6,8 @@ The benches measure every figure of this file.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 STREAM_BUFFER_LATENCY = 1
 REQUANTISE_LATENCY = 4
 ADD_BIAS_LATENCY = 2
@@ -34,7 +36,7 @@ def search_steps(channels: int, emit: str, bits: int = 8) -> int:
 def search_ranges(steps: int, stages: int) -> list[tuple[int, int]]:
     """The steps [first, last) of each search unit, as evenly as they go; no unit is left without."""
     bounds = [steps * i // stages for i in range(stages + 1)]
-    return list(zip(bounds, bounds[1:], strict=False))
+    return list(pairwise(bounds))
 
 
 def local_latency(channels: int, emit: str, bits: int = 8) -> int:

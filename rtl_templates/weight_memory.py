@@ -11,7 +11,7 @@ WEIGHT_BITS = 8
 
 
 def weight_memory(weights: NDArray[np.integer], kernel_ids: NDArray[np.integer], kernel_bits: int) -> Memory:
-    """A row holds (weight, kernel ID) for every slot, the first slot and the weight in the low bits.
+    """A row holds (weight, kernel ID) for every slot; the first slot, and in a slot the weight, in the low bits.
 
     Args:
         weights, kernel_ids: int (depth, slots).

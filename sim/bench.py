@@ -100,7 +100,7 @@ def run_bench(
                     extra_env={PARAMETERS_VARIABLE: str(values)},
                 )
             counts = get_results(results)
-        except (Exception, SystemExit) as error:
+        except (OSError, RuntimeError, ValueError, SystemExit) as error:
             finished = error
         tests, failures = counts
         if finished is not None or failures or not tests:

@@ -24,7 +24,9 @@ def to_fst(vcd: Path, fst: Path) -> None:
         import pylibfst
         from vcd.reader import TokenKind, tokenize
     except ImportError as error:
-        raise ToolError("writing .fst waveforms needs pylibfst: pip install 'hwgen[sim]', or name a .vcd file") from error
+        raise ToolError(
+            "writing .fst waveforms needs pylibfst: pip install 'hwgen[sim]', or name a .vcd file"
+        ) from error
     library, null = pylibfst.lib, pylibfst.ffi.NULL
     scratch = fst.with_name(f".{fst.name}.{secrets.token_hex(6)}")
     writer = library.fstWriterCreate(os.fsencode(scratch), 1) if fst.parent.is_dir() else null
@@ -38,7 +40,9 @@ def to_fst(vcd: Path, fst: Path) -> None:
                 data: Any = token.data
                 match token.kind:
                     case TokenKind.TIMESCALE:
-                        library.fstWriterSetTimescaleFromString(writer, f"{data.magnitude.value}{data.unit.value}".encode())
+                        library.fstWriterSetTimescaleFromString(
+                            writer, f"{data.magnitude.value}{data.unit.value}".encode()
+                        )
                     case TokenKind.SCOPE:
                         library.fstWriterSetScope(writer, library.FST_ST_VCD_MODULE, data.ident.encode(), null)
                     case TokenKind.UPSCOPE:

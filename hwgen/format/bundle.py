@@ -214,7 +214,7 @@ def write_bundle(
             file is missing.
     """
     target = Path(os.path.realpath(directory))
-    _check_replaceable(target)
+    check_replaceable(target)
     for name in files:
         if not _is_plain(name):
             raise InputError(f"bundle {directory}: {name!r} is not a plain relative file name")
@@ -371,7 +371,8 @@ def _content_hash(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _check_replaceable(target: Path) -> None:
+def check_replaceable(target: Path) -> None:
+    """Raises InputError where a bundle may not be put: something that is not a bundle is there."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     try:

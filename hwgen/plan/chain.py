@@ -355,4 +355,3 @@ def chain_positions(steps: Sequence[Step]) -> int:
             _, height, width = step.after.map_shape
             return height * width
     return 1
-

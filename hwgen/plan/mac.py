@@ -97,7 +97,9 @@ def candidates(request: Request) -> Iterator[Mac]:
                 interval=interval,
                 banks=banks_for(steps, interval, kernels, levels),
                 accumulator_bits=max(2, signed_bits(request.result)),
-                weight_bits=_weight_bits(folds, steps, readers, lanes, parallel, kernels, listed, stream, window, rows_max),
+                weight_bits=_weight_bits(
+                    folds, steps, readers, lanes, parallel, kernels, listed, stream, window, rows_max
+                ),
                 in_layout=stream.layout,
                 layout=drain_layout(slots.packing, parallel),
             )

@@ -308,4 +308,3 @@ def _with_drains(stages: Sequence) -> list:
         with_drain(stage, _drain(stage, stages[index + 1 :])) if isinstance(stage, Mac) else stage
         for index, stage in enumerate(stages)
     ]
-

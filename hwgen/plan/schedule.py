@@ -84,7 +84,7 @@ class Slots:
         The last column is empty: it is what index -1 picks, for places that carry nothing.
         """
         packing = self.packing
-        columns, sets = self.count.shape
+        columns = self.count.shape[0]
         weights = np.zeros((columns + 1, self.rows_max, folds * parallel), np.int16)
         kernel_ids = np.zeros(weights.shape, np.uint16)
         row, member = np.nonzero(packing.occupied)

@@ -219,7 +219,7 @@ def test_a_layer_without_weights_has_its_bias() -> None:
     layers = (linear("fc", np.zeros((2, 3)), [1.0, 0.25]), linear("out", np.zeros((2, 2)), [3.0, 0.0]))
     quantised = quantise(network((3,), *layers), data((3,)))
     first = list(trace(quantised, quantise_input(quantised.input, data((3,)))))
-    assert first[0][0].weight.any() == False  # type: ignore[union-attr]  # noqa: E712
+    assert not first[0][0].weight.any()  # type: ignore[union-attr]
     np.testing.assert_allclose(run_quantised(quantised, data((3,)))[0], [3.0, 0.0], rtol=1e-4)
     activation = requantisations(quantised)[0]
     assert activation.multiplier.min() >= 1 and activation.multiplier.max() < 2**16

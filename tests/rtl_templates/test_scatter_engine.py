@@ -123,14 +123,18 @@ def words(case: Case) -> tuple[NDArray[np.int64], list[int]]:
     draw = np.random.default_rng(len(case.name))
     low, high = (-128, 127) if case.signed else (0, 255)
     size = int(np.prod(case.map))
+    index_bits = (size - 1).bit_length()
+    contents = [
+        draw.integers(low, high + 1, case.entries),
+        draw.choice([low, high], case.entries),
+        np.full(case.entries, low),
+        draw.integers(0, 2, case.entries),
+        np.full(case.entries, high),
+    ]
     x, beats = np.zeros((WORDS, size), np.int64), []
-    for number, word in enumerate(x):
+    for word, values in zip(x, contents, strict=True):
         winners = draw.permutation(size)[: case.entries]
-        values = draw.integers(low, high + 1, case.entries)
-        word[winners] = [values, draw.choice([low, high], case.entries), np.full(case.entries, low), values, values // 99][
-            number
-        ]
-        index_bits = (size - 1).bit_length()
+        word[winners] = values
         beats += [int(index) | pack([word[index]], 8) << index_bits for index in winners]
     return x.reshape(WORDS, *case.map), beats
 

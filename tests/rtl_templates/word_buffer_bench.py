@@ -40,9 +40,11 @@ class Reader:
         dut.release.value = 0
 
     async def available(self) -> None:
-        await RisingEdge(self.dut.clk)
-        while not self.dut.available.value:
+        for _ in range(100 * WORD + 100):
             await RisingEdge(self.dut.clk)
+            if self.dut.available.value:
+                return
+        raise AssertionError("no word became available")
 
     async def release(self) -> None:
         self.dut.release.value = 1

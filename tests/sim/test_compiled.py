@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -367,7 +366,9 @@ def test_fst_waveforms(simulator, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.fst"]
     reader = lib.fstReaderOpen(str(path).encode())
     _, signals = get_scopes_signals2(reader)
-    handle = next(signal.handle for name, signal in signals.by_name.items() if name.split(" ")[0].endswith("x__payload"))
+    handle = next(
+        signal.handle for name, signal in signals.by_name.items() if name.split(" ")[0].endswith("x__payload")
+    )
     values = []
     lib.fstReaderSetFacProcessMaskAll(reader)
 
@@ -382,4 +383,3 @@ def test_fst_waveforms(simulator, tmp_path):
     assert [value for value in values if value in sent][: len(sent)] == sent
     with pytest.raises(ToolError, match="cannot be written"):
         simulator.run(draw(4, 3), trace=tmp_path / "nowhere" / "run.fst")
-

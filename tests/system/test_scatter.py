@@ -60,7 +60,7 @@ FILLING = network(
 )
 DRAINING = network(
     2,
-    convolution("conv2", 24, 4, 1, 0.5, padding=(1, 0)),
+    convolution("conv2", 24, 4, 1, 1.0, padding=(1, 0)),
     (requantise("requantise2", 24, True), KWinners("winners2", 3, True), Flatten("flatten"), linear(7, 24 * 28)),
 )
 WAITING = network(

@@ -58,13 +58,11 @@ class Tensor:
 def window_count(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool = False) -> int:
     """Number of windows along one axis, as torch counts them."""
     span = size + 2 * padding - dilation * (kernel - 1) - 1
-    if span < 0:
-        return 0
-    count = span // stride + 1
-    if ceil_mode and span % stride and (count * stride) < size + padding:
+    count = (span + (stride - 1 if ceil_mode else 0)) // stride + 1
+    if ceil_mode and (count - 1) * stride >= size + padding:
         # Torch drops a last window that would start in the padding on the far side.
-        count += 1
-    return count
+        count -= 1
+    return max(0, count)
 
 
 def window_map(
@@ -117,6 +115,8 @@ def output_of(layer: Layer, tensor: Tensor) -> Tensor:
         case MaxPool2d():
             _needs_map(layer, tensor)
             size = window_map(layer, *tensor.shape[1:], layer.kernel, layer.dilation)  # type: ignore[arg-type, call-arg]
+            for axis in range(2):
+                _meets_map(layer, axis, tensor.shape[1 + axis], size[axis])
             return Tensor((tensor.shape[0], *size), tensor.low, tensor.high)
         case SumPool2d():
             _needs_map(layer, tensor)
@@ -131,6 +131,16 @@ def output_of(layer: Layer, tensor: Tensor) -> Tensor:
             return Tensor(tensor.shape, min(tensor.low, 0), max(tensor.high, 0))
         case Flatten():
             return Tensor((int(np.prod(tensor.shape)),), tensor.low, tensor.high)
+
+
+def _meets_map(layer: MaxPool2d, axis: int, extent: int, windows: int) -> None:
+    """A window that lies wholly in the padding has no largest value: torch gives -infinity, hardware cannot."""
+    taps = np.arange(layer.kernel[axis]) * layer.dilation[axis] - layer.padding[axis]
+    places = np.arange(windows)[:, None] * layer.stride[axis] + taps
+    if not ((places >= 0) & (places < extent)).any(axis=1).all():
+        raise ModelError(
+            f"layer {layer.name!r}: some windows of the max-pool lie wholly in the padding; reduce padding or dilation"
+        )
 
 
 def _needs_map(layer: MaxPool2d | SumPool2d, tensor: Tensor) -> None:

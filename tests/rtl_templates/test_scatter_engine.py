@@ -69,6 +69,35 @@ def test_equals_the_reference():
     check_units([unit(case) for case in CASES])
 
 
+@pytest.mark.parametrize("rest", [1, 15, 40])
+def test_waits_for_a_slow_sink(rest):
+    """Longer than any pause of the benches: the next words are there all the time and must not come through."""
+    engine, expected = unit(Case("slow sink", convolution(1, 2, (1, 1)), (1, 1, 2), 1, 2, 4))
+    taken: list[int] = []
+
+    async def source(ctx):
+        ctx.set(engine.x.valid, 1)
+        for beat in expected.x:
+            ctx.set(engine.x.payload.as_value(), beat)
+            await ctx.tick().until(engine.x.ready)
+        ctx.set(engine.x.valid, 0)
+
+    async def sink(ctx):
+        for _ in expected.y:
+            await ctx.tick().repeat(rest)
+            ctx.set(engine.y.ready, 1)
+            (beat,) = await ctx.tick().sample(engine.y.payload.as_value()).until(engine.y.valid)
+            taken.append(beat)
+            ctx.set(engine.y.ready, 0)
+
+    simulator = Simulator(engine)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(source)
+    simulator.add_testbench(sink)
+    simulator.run()
+    assert taken == expected.y
+
+
 def unit(case: Case) -> tuple[wiring.Component, Expected]:
     """The engine of a case, with the cycles in which its results must come."""
     stage, packed = stage_of(case)

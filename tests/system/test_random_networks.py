@@ -48,7 +48,7 @@ def test_some_random_networks(part, mode):
 def test_many_random_networks(mode):
     seen, kinds = [], Counter()
 
-    @settings(PLAIN, max_examples=60)
+    @settings(PLAIN, max_examples=52)
     @given(seeds)
     def run(seed):
         outcome = journey(seed, mode)

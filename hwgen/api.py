@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.errors import DataError
+from hwgen.errors import DataError, InputError
 from hwgen.format.packed import PackedNetwork
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def pack(model: torch.nn.Module, *, calibration: NDArray[np.floating]) -> Packed
 
     if not isinstance(calibration, np.ndarray) or calibration.ndim not in (2, 4):
         found = calibration.shape if isinstance(calibration, np.ndarray) else type(calibration).__name__
-        raise DataError(f"calibration: must be a numpy array (N, C, H, W) or (N, F), not {found}")
+        raise DataError(
+            f"calibration: must be a numpy array (N, C, H, W) or (N, F), not {found}; a tensor has .numpy()"
+        )
     network = import_torch(model, calibration.shape[1:])
     return pack_network(quantise(network, calibration))
 
@@ -44,4 +46,6 @@ def load(path: str | os.PathLike[str]) -> PackedNetwork:
     Raises:
         FormatError: missing, truncated, corrupted, of another version or not an .hwpack file.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"load: takes the path of an .hwpack file, not {type(path).__name__}")
     return PackedNetwork.load(path)

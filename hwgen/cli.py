@@ -311,10 +311,11 @@ def _reference(network: Any, x: np.ndarray, report: terminal.Report) -> np.ndarr
 
 def _network_figures(packed: PackedNetwork, path: str) -> dict[str, Any]:
     layers = [asdict(layer) for layer in packed.report()]
+    slots = sum(layer["slots"] for layer in layers)
     return {
         "path": path,
         "nonzeros": sum(layer["nonzeros"] for layer in layers),
-        "packing_efficiency": sum(layer["nonzeros"] for layer in layers) / sum(layer["slots"] for layer in layers),
+        "packing_efficiency": sum(layer["nonzeros"] for layer in layers) / slots if slots else 1.0,
         "layers": layers,
     }
 

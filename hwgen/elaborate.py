@@ -173,7 +173,9 @@ class _Elaborator:
         layer = self.layers[stage.name]
         assert isinstance(layer, RequantiseLayer)
         channels = 1 + max(channel for row in stage.layout for channel in row)
-        multipliers = [int(value) for value in np.broadcast_to(layer.multiplier, channels)]
+        # Behind a Flatten there is a multiplier for each position as well; the planner has checked that they are equal.
+        by_channel = layer.multiplier[:: max(1, layer.multiplier.size // channels)]
+        multipliers = [int(value) for value in np.broadcast_to(by_channel, channels)]
         biases = self._bias(stage.bias_of) if stage.bias_of else [0] * channels
         return Requantise(
             stage.layout,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwgen.errors import ToolError
+from hwgen.errors import InputError, ToolError
 from hwgen.format.bundle import NETWORK, Manifest, Port, check_replaceable, write_bundle
 from hwgen.format.packed import PackedNetwork
 from hwgen.plan import Plan, make_plan
@@ -57,6 +57,10 @@ def generate(
         InputError: `out` exists and is not a bundle.
         ToolError: Yosys is missing or failed.
     """
+    if not isinstance(packed, PackedNetwork):
+        raise InputError(
+            f"generate: takes a packed network, from hwgen.pack or hwgen.load, not {type(packed).__name__}"
+        )
     if isinstance(board, str):
         from boards.catalogue import board as board_named
 

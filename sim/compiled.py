@@ -233,6 +233,8 @@ class CompiledSimulator:
         """A run on a model of its own, which writes every signal's changes."""
         if waveform.suffix not in (".vcd", ".fst"):
             raise InputError(f"waveform {waveform}: the name must end in .vcd or .fst")
+        if not waveform.absolute().parent.is_dir():
+            raise InputError(f"waveform {waveform}: there is no folder {waveform.absolute().parent}")
         with tempfile.TemporaryDirectory(prefix="hwgen-waveform-") as scratch:
             vcd = waveform if waveform.suffix == ".vcd" else Path(scratch) / "run.vcd"
             model = self._make(vcd)

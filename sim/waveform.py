@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ def to_fst(vcd: Path, fst: Path) -> None:
     """Converts a waveform; the file appears complete or not at all.
 
     Args:
-        vcd: as Verilator writes it: scalars and vectors, no reals and no strings.
+        vcd: as Verilator writes it: a declaration or a change a line, scalars and vectors only.
         fst: file to write.
 
     Raises:
@@ -22,7 +23,6 @@ def to_fst(vcd: Path, fst: Path) -> None:
     """
     try:
         import pylibfst
-        from vcd.reader import TokenKind, tokenize
     except ImportError as error:
         raise ToolError(
             "writing .fst waveforms needs pylibfst: pip install 'hwgen[sim]', or name a .vcd file"
@@ -32,46 +32,52 @@ def to_fst(vcd: Path, fst: Path) -> None:
     writer = library.fstWriterCreate(os.fsencode(scratch), 1) if fst.parent.is_dir() else null
     if writer == null:
         raise ToolError(f"waveform {fst}: cannot be written")
-    handles: dict[str, tuple[int, int]] = {}
     try:
-        with vcd.open("rb") as stream:
-            for token in tokenize(stream):
-                # Its type follows from the token's kind.
-                data: Any = token.data
-                match token.kind:
-                    case TokenKind.TIMESCALE:
-                        library.fstWriterSetTimescaleFromString(
-                            writer, f"{data.magnitude.value}{data.unit.value}".encode()
-                        )
-                    case TokenKind.SCOPE:
-                        library.fstWriterSetScope(writer, library.FST_ST_VCD_MODULE, data.ident.encode(), null)
-                    case TokenKind.UPSCOPE:
-                        library.fstWriterSetUpscope(writer)
-                    case TokenKind.VAR:
-                        # One identifier may stand for several names: FST calls the later ones aliases.
-                        alias = handles.get(data.id_code, (0, 0))[0]
-                        handle = library.fstWriterCreateVar(
-                            writer, library.FST_VT_VCD_WIRE, 0, data.size, _name(data), alias
-                        )
-                        handles.setdefault(data.id_code, (handle, data.size))
-                    case TokenKind.CHANGE_TIME:
-                        library.fstWriterEmitTimeChange(writer, data)
-                    case TokenKind.CHANGE_SCALAR | TokenKind.CHANGE_VECTOR:
-                        handle, size = handles[data.id_code]
-                        library.fstWriterEmitValueChange(writer, handle, _bits(data.value, size))
+        try:
+            with vcd.open() as stream:
+                handles = _declare(library, null, writer, stream)
+                for line in stream:
+                    _change(library, writer, handles, line)
+        finally:
+            library.fstWriterClose(writer)
+        os.replace(scratch, fst)
     finally:
-        library.fstWriterClose(writer)
+        scratch.unlink(missing_ok=True)
         Path(f"{scratch}.hier").unlink(missing_ok=True)
-    os.replace(scratch, fst)
 
 
-def _name(declaration) -> bytes:
-    """The name with its range apart, as the viewers expect it."""
-    index = declaration.bit_index
-    span = f" [{index[0]}:{index[1]}]" if isinstance(index, tuple) else "" if index is None else f" [{index}]"
-    return f"{declaration.reference}{span}".encode()
+def _declare(library: Any, null: Any, writer: Any, stream: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Reads the declarations; returns handle and width of every identifier.
+
+    pyvcd's reader would do, but refuses the names that Amaranth gives to its own signals, which begin with a dollar.
+    """
+    handles: dict[str, tuple[int, int]] = {}
+    for line in stream:
+        words = line.split()
+        match words:
+            case ["$timescale", scale, "$end"]:
+                library.fstWriterSetTimescaleFromString(writer, scale.encode())
+            case ["$scope", _, name, "$end"]:
+                library.fstWriterSetScope(writer, library.FST_ST_VCD_MODULE, name.encode(), null)
+            case ["$upscope", "$end"]:
+                library.fstWriterSetUpscope(writer)
+            case ["$var", _, width, identifier, *name, "$end"]:
+                # One identifier may stand for several names: FST calls the later ones aliases.
+                alias = handles.get(identifier, (0, 0))[0]
+                handle = library.fstWriterCreateVar(
+                    writer, library.FST_VT_VCD_WIRE, 0, int(width), " ".join(name).encode(), alias
+                )
+                handles.setdefault(identifier, (handle, int(width)))
+            case ["$enddefinitions", "$end"]:
+                break
+    return handles
 
 
-def _bits(value: int | str, size: int) -> bytes:
-    """The characters of a value, most significant first."""
-    return (f"{value:0{size}b}" if isinstance(value, int) else str(value).rjust(size, "0")).encode()
+def _change(library: Any, writer: Any, handles: dict[str, tuple[int, int]], line: str) -> None:
+    line = line.strip()
+    if line.startswith("#"):
+        library.fstWriterEmitTimeChange(writer, int(line[1:]))
+    elif line and not line.startswith("$"):
+        value, identifier = line[1:].split() if line[0] == "b" else (line[0], line[1:])
+        handle, width = handles[identifier]
+        library.fstWriterEmitValueChange(writer, handle, value.rjust(width, "0").encode())

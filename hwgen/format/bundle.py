@@ -376,11 +376,20 @@ def check_replaceable(target: Path) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     try:
-        is_bundle = _read_json(target, target / MANIFEST).get("format") == FORMAT
+        document = _read_json(target, target / MANIFEST)
+        is_bundle = document.get("format") == FORMAT
     except FormatError:
         is_bundle = False
     if not is_bundle:
         raise InputError(f"{target}: exists and is not a bundle, so it is not replaced: name another folder")
+    listed = document.get("files")
+    known = {MANIFEST, *(listed if isinstance(listed, dict) else ())}
+    for path in sorted(target.rglob("*")):
+        name = path.relative_to(target).as_posix()
+        if path.is_file() and name not in known:
+            raise InputError(
+                f"{target}: {name} is no part of the bundle there, which is not replaced: move the file away"
+            )
 
 
 def _put_in_place(scratch: Path, target: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+import numpy as np
+
 from hwgen.errors import PlanError
 from hwgen.format.network import Conv2d, Flatten, KWinners, Layer, Linear, MaxPool2d, ReLU, Requantise, SumPool2d
 from hwgen.format.shapes import Tensor
@@ -127,6 +129,12 @@ class Chain:
     def _requantise(self, layer: Requantise) -> None:
         stream = self.stream
         scaled = bool((layer.multiplier != 1).any())
+        by_position = layer.multiplier.size // stream.channels
+        if by_position > 1 and np.ptp(layer.multiplier.reshape(-1, by_position), axis=1).any():
+            raise PlanError(
+                f"layer {layer.name!r}: its multipliers differ within a channel of the map that was flattened before it; "
+                "flatten after the requantisation"
+            )
         self.add(
             stages.Requantise(
                 name=layer.name,
@@ -174,6 +182,7 @@ class Chain:
                 map=window.size,
                 bits=bits,
                 signed=signed,
+                burst=False,
                 most=min(stream.channels, stream.most * window.area),
                 most_word=min(stream.channels * window.positions, stream.most_word * window.area),
             ),
@@ -193,7 +202,6 @@ class Chain:
         if self.bias_of is not None or stream.bits != 8:
             raise PlanError(f"layer {layer.name!r}: k-WTA works on requantised values only")
         beats, positions = len(stream.layout), stream.positions
-        entries = layer.k if emit == "entries" else None
         if (layer.local or positions == 1) and stream.channels <= REGISTER_WINNERS:
             k = min(layer.k, stream.channels)
             cycles, units = self._search(beats, k, emit)
@@ -208,7 +216,7 @@ class Chain:
                     emit=emit,
                     layout=stream.layout,
                 ),
-                replace(stream, most=k, most_word=k * positions, entries=entries),
+                replace(stream, most=k, most_word=k * positions, entries=k if emit == "entries" else None),
             )
             return
         if layer.local and positions > 1:
@@ -217,20 +225,29 @@ class Chain:
             )
         if stream.lanes != 1:
             raise TooSlow(f"layer {layer.name!r}: global k-WTA takes one value a beat, not {stream.lanes}")
-        self.drop_empty(layer.name)
-        stream = self.stream
+        cycles = timing.global_interval(stream.channels, positions, emit)
+        if cycles <= self.limit:
+            self.drop_empty(layer.name)
+            stream = self.stream
         k = min(layer.k, stream.channels * positions)
         self.add(
             stages.GlobalWinners(
                 name=layer.name,
-                cycles=timing.global_interval(stream.channels, positions, emit),
+                cycles=cycles,
                 k=k,
                 positions=positions,
                 signed=stream.signed,
                 emit=emit,
                 layout=stream.layout,
             ),
-            replace(stream, most=min(k, stream.channels), most_word=k, entries=entries, flat=entries is not None),
+            replace(
+                stream,
+                most=min(k, stream.channels),
+                most_word=k,
+                entries=k if emit == "entries" else None,
+                flat=emit == "entries",
+                burst=True,
+            ),
         )
 
     def _search(self, beats: int, k: int, emit: str) -> tuple[int, int]:
@@ -240,7 +257,8 @@ class Chain:
         cycles = positions * timing.interval(beats, k, emit, channels=channels)
         for units in range(1, steps + 1):
             cycles = positions * timing.interval(beats, k, emit, channels=channels, stages=units)
-            if cycles <= self.limit:
+            # A burst must not be held up: its source counts on one cycle a beat.
+            if cycles <= self.limit and (not self.stream.burst or cycles <= positions * beats):
                 return cycles, units
         return cycles, steps
 
@@ -277,7 +295,9 @@ def can_list(steps: Sequence[Step], following: Linear | Conv2d | None, stream: S
     last = _last_winners(steps)
     if last is None or last.local or stream.positions == 1:
         return stream.most < stream.channels and (stream.channels <= REGISTER_WINNERS or last is not None)
-    return isinstance(following, Linear) or stream.most < stream.channels <= REGISTER_WINNERS
+    if isinstance(following, Linear):
+        return stream.most_word < stream.channels * stream.positions
+    return stream.most < stream.channels <= REGISTER_WINNERS
 
 
 def can_scatter(steps: Sequence[Step], following: Linear | Conv2d | None, stream: Stream) -> bool:
@@ -318,7 +338,8 @@ def follow(chain: Chain, steps: Sequence[Step], following: Linear | Conv2d | Non
 
 def _narrowest_tail(head: Chain, steps: Sequence[Step], following, form: Form) -> Chain:
     problem: PlanError = TooSlow("no width of stream keeps up")
-    for lanes in distinct_parts(head.stream.lanes):
+    widths = [1] if any(_in_memory(step) for step in steps) else distinct_parts(head.stream.lanes)
+    for lanes in widths:
         try:
             tail = replace(head, stages=list(head.stages))
             if steps or following is not None:
@@ -328,6 +349,13 @@ def _narrowest_tail(head: Chain, steps: Sequence[Step], following, form: Form) -
         except TooSlow as error:
             problem = error
     raise problem
+
+
+def _in_memory(step: Step) -> bool:
+    """Whether the layer is a k-WTA whose values surely go to a memory, which takes one value a beat."""
+    channels, height, width = step.before.map_shape
+    is_global = isinstance(step.layer, KWinners) and not step.layer.local
+    return is_global and (height * width > 1 or channels > REGISTER_WINNERS)
 
 
 def _through(chain: Chain, steps: Sequence[Step], following, form: Form) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from hwgen.errors import PlanError
-from hwgen.format.network import Conv2d, Linear
+from hwgen.format.network import Conv2d, KWinners, Linear
 from hwgen.format.packed import PackedNetwork
 from hwgen.format.shapes import tensors
 from hwgen.plan import scatter
@@ -22,6 +22,7 @@ SLOWEST = 1 << 32
 Engine: TypeAlias = Mac | Scatter
 
 
+@runtime_checkable
 class Board(Protocol):
     """What the planner asks of a board."""
 
@@ -58,8 +59,10 @@ def make_plan(
     """
     if mode not in MODES:
         raise PlanError(f"mode {mode!r} does not exist; choose one of {', '.join(MODES)}")
-    if cycles is not None and cycles < 1:
-        raise PlanError(f"cycles must be positive, not {cycles}")
+    if cycles is not None and (not isinstance(cycles, int) or cycles < 1):
+        raise PlanError(f"cycles must be a positive integer or None, not {cycles!r}")
+    if board is not None and not isinstance(board, Board):
+        raise PlanError(f"board must be a Board or None, not {board!r}; boards.catalogue has them by name")
     network = _Network(packed, mode, board)
     if cycles is not None:
         plan = network.plan(cycles)
@@ -104,6 +107,13 @@ class _Network:
         flow = tensors(network)
         steps = [
             Step(layer, before, after) for layer, before, after in zip(network.layers, flow, flow[1:], strict=False)
+        ]
+        # On a vector every k-WTA is one over all its values, whatever shape the stream still has.
+        steps = [
+            replace(step, layer=replace(step.layer, local=False))
+            if isinstance(step.layer, KWinners) and len(step.before.shape) == 1
+            else step
+            for step in steps
         ]
         self.input, self.output = flow[0], flow[-1]
         self.segments: list[Segment] = []

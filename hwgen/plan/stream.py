@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hwgen.plan.stages import Layout, Pair
 
@@ -20,6 +21,7 @@ class Stream:
         flat: the list stream is one list of the whole map, its indices those of the flattened map.
         most: bound on the non-zero values of a position.
         most_word: bound on the non-zero values of a word.
+        burst: the values of a word come in one go, a beat a cycle, from a stage that can do nothing else meanwhile.
     """
 
     channels: int
@@ -31,6 +33,7 @@ class Stream:
     most_word: int
     entries: int | None = None
     flat: bool = False
+    burst: bool = False
 
     @property
     def positions(self) -> int:
@@ -56,6 +59,7 @@ class Stream:
         return self.channels * self.positions if self.flat else self.channels
 
 
+@lru_cache(maxsize=4096)
 def narrowed(layout: Layout, lanes: int) -> Layout:
     """The layout behind a Narrow stage: each beat in parts of `lanes`, the last part filled up with nothing."""
     wide = len(layout[0])

@@ -353,7 +353,7 @@ def test_waveforms(simulator, tmp_path):
     assert max(int(time) for time in re.findall(r"^#(\d+)", text, re.MULTILINE)) == 2 * (2 + 4 + 1) - 1
     with pytest.raises(InputError, match=r"must end in \.vcd or \.fst"):
         simulator.run(draw(4, 3), trace=tmp_path / "run.txt")
-    with pytest.raises(ToolError, match="cannot be written"):
+    with pytest.raises(InputError, match="there is no folder"):
         simulator.run(draw(4, 3), trace=tmp_path / "nowhere" / "run.vcd")
 
 
@@ -381,5 +381,5 @@ def test_fst_waveforms(simulator, tmp_path):
     # Three lanes of eight bits a word: every word that was sent was on the wires.
     sent = [sum((int(value) & 0xFF) << (8 * lane) for lane, value in enumerate(word.ravel())) for word in draw(4, 3)]
     assert [value for value in values if value in sent][: len(sent)] == sent
-    with pytest.raises(ToolError, match="cannot be written"):
+    with pytest.raises(InputError, match="there is no folder"):
         simulator.run(draw(4, 3), trace=tmp_path / "nowhere" / "run.fst")

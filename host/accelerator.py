@@ -203,6 +203,8 @@ def open(path: str | os.PathLike[str], device: str = "reference") -> Accelerator
     """
     from hwgen.format.packed import PackedNetwork
 
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"open: takes the path of a bundle or an .hwpack file, not {type(path).__name__}")
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such bundle or .hwpack file")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from boards.catalogue import BOARDS
 from hwgen import terminal
 from hwgen.errors import HwgenError, InputError, ToolError
 
@@ -34,7 +35,12 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
 Network = Annotated[Path, typer.Argument(metavar="NET.hwpack", help="A packed network, from hwgen pack.")]
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, from hwgen generate.")]
-BoardName = Annotated[str, typer.Option("--board", help="A board's name, or none for no bound on the multipliers.")]
+BoardName = Annotated[
+    str,
+    typer.Option(
+        "--board", help=f"One of {', '.join(board.name for board in BOARDS)}; or none, for no bound on the multipliers."
+    ),
+]
 Mode = Annotated[str, typer.Option("--mode", help="dense, sparse-dense, sparse-sparse or auto.")]
 Cycles = Annotated[
     int | None,

@@ -190,14 +190,7 @@ def _add_max_pool(chain: Chain, name: str, module: Any) -> None:
     kernel, dilation, padding = _pair(module.kernel_size), _pair(module.dilation), _pair(module.padding)
     layer = MaxPool2d(name, kernel, _pair(module.stride or kernel), padding, dilation, module.ceil_mode)
     _check_padding(layer, "MaxPool2d", dilation)
-    size = chain.shape[1:]
     chain.add(layer)
-    for axis in (0, 1):
-        # With dilation every tap of a window can fall into the padding; torch then answers -infinity.
-        starts = np.arange(chain.shape[1 + axis]) * layer.stride[axis] - padding[axis]
-        taps = starts[:, None] + np.arange(kernel[axis]) * dilation[axis]
-        if not ((taps >= 0) & (taps < size[axis])).any(axis=1).all():
-            raise ModelError(f"layer {name!r} (MaxPool2d): a window lies in the padding alone; use less padding")
 
 
 def _add_avg_pool(chain: Chain, name: str, module: Any) -> None:

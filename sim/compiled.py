@@ -145,8 +145,12 @@ class CompiledSimulator:
         from hwgen.verilog import write_verilog
 
         scratch = tempfile.TemporaryDirectory(prefix="hwgen-component-")
-        verilog = write_verilog(component, Path(scratch.name), name)[0]
-        simulator = cls(verilog, name, input, output, optimise=optimise, max_idle_cycles=max_idle_cycles)
+        try:
+            verilog = write_verilog(component, Path(scratch.name), name)[0]
+            simulator = cls(verilog, name, input, output, optimise=optimise, max_idle_cycles=max_idle_cycles)
+        except BaseException:
+            scratch.cleanup()
+            raise
         simulator._scratch = scratch
         return simulator
 

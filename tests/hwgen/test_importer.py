@@ -392,7 +392,11 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[int, ...], str]] = {
     "partial average": (lambda: nn.AvgPool2d(2, ceil_mode=True), (1, 5, 4), "partial windows"),
     "adaptive": (lambda: nn.AdaptiveAvgPool2d(3), (1, 4, 4), "does not divide evenly"),
     "too much padding": (lambda: nn.MaxPool2d(2, padding=2), (1, 4, 4), "more than half"),
-    "window in the padding": (lambda: nn.MaxPool2d(2, dilation=3, padding=2, stride=1), (1, 1, 4), "padding alone"),
+    "window in the padding": (
+        lambda: nn.MaxPool2d(2, dilation=3, padding=2, stride=1),
+        (1, 1, 4),
+        "wholly in the padding",
+    ),
     "flatten all": (lambda: lambda_module(torch.flatten), (1, 4, 4), "start_dim=0"),
     "softmax rows": (lambda: nn.Softmax(dim=2), (1, 4, 4), "dim=2"),
     "softmax inside": (lambda: nn.Sequential(nn.Softmax(dim=1), nn.Linear(4, 4)), (4,), "must come last"),

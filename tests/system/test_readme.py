@@ -54,7 +54,7 @@ def test_the_python_example_runs(project):
 
 def test_the_commands_run_in_their_order(project):
     commands = re.findall(r"^ {4}hwgen (.*)$", README.read_text(), re.MULTILINE)
-    assert [command.split()[0] for command in commands] == ["pack", "plan", "generate", "simulate", "run"]
+    assert [command.split()[0] for command in commands] == ["pack", "plan", "generate", "simulate", "run", "report"]
     for command in commands:
         call(project, "-c", "from hwgen.cli import main; main()", *shlex.split(command))
     assert np.load(project / "outputs.npy", allow_pickle=False).shape == (80, 3)

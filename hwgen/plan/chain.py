@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -36,11 +36,13 @@ class Chain:
         stream: what flows out of the last stage.
         limit: cycles a word that no stage may exceed.
         bias_of: layer whose bias is still to be added to the stream, or None.
+        fits: whether the stages take the results of the engine before them fast enough.
     """
 
     stream: Stream
     limit: int
     bias_of: str | None = None
+    fits: Callable[[Sequence[Stage]], bool] = lambda stages: True
     stages: list[Stage] = field(default_factory=list)
 
     def add(self, stage: Stage, stream: Stream) -> None:
@@ -345,6 +347,8 @@ def _narrowest_tail(head: Chain, steps: Sequence[Step], following, form: Form) -
             if steps or following is not None:
                 tail.narrow(tail.bias_of or "input", lanes)
             _through(tail, steps, following, form)
+            if not tail.fits(tail.stages):
+                raise TooSlow(f"layer {tail.bias_of or 'input'!r}: its results leave on too narrow a stream")
             return tail
         except TooSlow as error:
             problem = error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from hwgen.errors import PlanError
@@ -65,7 +66,13 @@ def make_plan(
         raise PlanError(f"board must be a Board or None, not {board!r}; boards.catalogue has them by name")
     network = _Network(packed, mode, board)
     if cycles is not None:
-        plan = network.plan(cycles)
+        try:
+            plan = network.plan(cycles)
+        except TooSlow:
+            # The search goes layer by layer and may corner itself at one limit while a tighter one has a plan.
+            plan = _fastest(network, board)
+            if plan.cycles_per_word > cycles:
+                raise
         if board is not None and plan.multipliers > board.dsp:
             raise PlanError(
                 f"{cycles} cycles a word take {plan.multipliers} multipliers, but {board.name} has {board.dsp}; "
@@ -202,7 +209,7 @@ class _Network:
         forms: list[Form] = ["values"]
         if self.mode in ("sparse-sparse", "auto") and following is not None:
             # Lists may keep up where values do not, so their stream is asked for without the limit.
-            stream = follow(replace(chain, limit=SLOWEST), steps, following, "values").stream
+            stream = follow(Chain(chain.stream, SLOWEST, chain.bias_of), steps, following, "values").stream
             if can_list(steps, following, stream):
                 forms.append("lists")
             if can_scatter(steps, following, stream):
@@ -236,14 +243,12 @@ class _Network:
                 engines = scatter.candidates(request) if scatters else candidates(request)
                 options += [(head, engine) for engine in engines]
         for head, engine in self._by_cost(options):
-            chain = Chain(_drained(segment, engine), limit, bias_of=engine.name)
+            fits = partial(_drains_within, engine, limit)
+            chain = Chain(_drained(segment, engine), limit, bias_of=engine.name, fits=fits)
             try:
-                tails = self._tails(chain, segment.steps, following)
+                return head, engine, self._tails(chain, segment.steps, following)
             except TooSlow:
                 continue
-            tails = [tail for tail in tails if _drains_within(engine, tail.stages, limit)]
-            if tails:
-                return head, engine, tails
         raise TooSlow(f"layer {layer.name!r}: no MAC array serves it in {limit} cycles a word; ask for more cycles")
 
     def _by_cost(self, options: Sequence[tuple[Chain, Engine]]) -> list[tuple[Chain, Engine]]:
@@ -308,7 +313,7 @@ def _drain(mac: Mac, following: Sequence) -> int:
     return mac.kernels * parts
 
 
-def _drains_within(engine: Engine, following: Sequence, limit: int) -> bool:
+def _drains_within(engine: Engine, limit: int, following: Sequence) -> bool:
     """Whether results leave fast enough; a scatter engine's whole map leaves while the next fills, beat by beat."""
     return isinstance(engine, Scatter) or with_drain(engine, _drain(engine, following)).cycles <= limit
 

@@ -9,6 +9,7 @@ from hwgen.errors import PlanError
 from hwgen.format.network import Flatten, Input, IntegerNetwork, KWinners, Linear, Requantise, SumPool2d
 from hwgen.packing import pack_network
 from hwgen.plan import make_plan
+from tests.random_networks import random_network
 from tests.system.journey import check
 
 MAP = Input((2, 3, 3), 1.0, True)
@@ -47,3 +48,11 @@ def test_requantisation_behind_flatten():
     check(pooled([3, 3, 3, 3, 7, 7, 7, 7]), "sparse-dense", 1.0, 3, stalls=True)
     with pytest.raises(PlanError, match="'scale'.*flatten after the requantisation"):
         make_plan(pack_network(pooled([3, 3, 3, 4, 7, 7, 7, 7])))
+
+
+@pytest.mark.parametrize("seed", [20058291, 3971872378173961784, 3869851348851211545])
+def test_whoever_allows_more_cycles_still_gets_a_plan(seed):
+    packed = pack_network(random_network(seed))
+    fastest = make_plan(packed, mode="sparse-sparse").cycles_per_word
+    for slack in (1, 2, 5):
+        assert make_plan(packed, mode="sparse-sparse", cycles=slack * fastest).cycles_per_word <= slack * fastest

@@ -29,6 +29,8 @@ class Board:
         clock_hz: the board's oscillator that reaches the FPGA's logic, or None where only a processor system or a
             PCIe shell supplies the clock.
         toolchain: "open" where open tools place and route the part, else "vivado".
+        platform: the definition of its pins in amaranth-boards, "module:class"; None where `hwgen build` makes no
+            bitstream.
     """
 
     name: str
@@ -41,11 +43,18 @@ class Board:
     block_ram_bits: int
     clock_hz: int | None
     toolchain: str
+    platform: str | None = None
 
 
 BOARDS = (
-    Board("ulx3s-85f", "ULX3S 85F", "ecp5", "LFE5U-85F-6BG381C", 83_640, 4, 156, 208 * 18 * KIBIT, 25_000_000, "open"),
-    Board("ulx3s-25f", "ULX3S 25F", "ecp5", "LFE5U-25F-6BG381C", 24_288, 4, 28, 56 * 18 * KIBIT, 25_000_000, "open"),
+    Board(
+        "ulx3s-85f", "ULX3S 85F", "ecp5", "LFE5U-85F-6BG381C", 83_640, 4, 156, 208 * 18 * KIBIT,
+        25_000_000, "open", "amaranth_boards.ulx3s:ULX3S_85F_Platform",
+    ),
+    Board(
+        "ulx3s-25f", "ULX3S 25F", "ecp5", "LFE5U-25F-6BG381C", 24_288, 4, 28, 56 * 18 * KIBIT,
+        25_000_000, "open", "amaranth_boards.ulx3s:ULX3S_25F_Platform",
+    ),
     Board(
         "orangecrab-85f", "OrangeCrab 85F", "ecp5", "LFE5U-85F-8MG285C", 83_640, 4, 156, 208 * 18 * KIBIT,
         48_000_000, "open",

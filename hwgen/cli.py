@@ -264,6 +264,52 @@ def report(
     _print_figures(f"{source}: expected", {**manifest.expected, "content_hash": manifest.content_hash}, False)
 
 
+@app.command()
+def build(
+    bundle: Bundle,
+    board: Annotated[
+        str | None,
+        typer.Option(
+            "--board",
+            help=f"One of {', '.join(board.name for board in BOARDS if board.platform)}. Default: the bundle's.",
+        ),
+    ] = None,
+    clock: Annotated[
+        float, typer.Option("--clock", min=3.2, max=400, help="MHz of the accelerator, within 1 %.")
+    ] = 100.0,
+    baud: Annotated[
+        int | None, typer.Option("--baud", min=1, help="Of the serial line. Default: the fastest up to 3000000.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the placement; another gives another Fmax.")] = 1,
+    router: Annotated[str, typer.Option("--router", help="router1 or router2.")] = "router1",
+    force: Annotated[bool, typer.Option("--force", help="Do the steps again that an earlier build has done.")] = False,
+    json: Json = False,
+) -> None:
+    """Make a bitstream of a bundle with open tools: synthesis, place and route; in BUNDLE/build/BOARD.
+
+    Steps that are done already are skipped. The bitstream holds the accelerator, a PLL and a serial link to the host;
+    the figures tell how fast the accelerator can run and what of the FPGA it takes.
+    """
+    import signal
+
+    # Like Ctrl-C: the tool that is running must not go on for hours.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _needs("a bitstream: pip install 'hwgen[boards]'"), terminal.progress() as report:
+        from boards.catalogue import board as board_named
+        from boards.ecp5_flow import Options
+        from boards.ecp5_flow import build as make
+        from hwgen.format.bundle import read_manifest
+
+        if board is None:
+            made_for = read_manifest(bundle, verify=False).plan
+            board = made_for.get("board") if isinstance(made_for, dict) else None
+            if not isinstance(board, str):
+                raise InputError(f"{bundle}: was made for no board; name one with --board")
+        options = Options(clock_mhz=clock, baud=baud, seed=seed, router=router)
+        made = make(bundle, board_named(board), options, report=report, force=force)
+    _print_build(made, json)
+
+
 @contextlib.contextmanager
 def _needs(what: str) -> Iterator[None]:
     """A missing package of an extra is one line that says how to install it."""
@@ -407,6 +453,26 @@ def _print_figures(title: str, figures: dict[str, Any], json: bool) -> None:
         terminal.print_json(figures)
         return
     terminal.print_table(title, ("", ""), [(name.replace("_", " "), value) for name, value in figures.items()])
+
+
+def _print_build(made: Any, json: bool) -> None:
+    figures = made.to_json()
+    if not made.timing_met:
+        terminal.say(
+            f"hwgen: timing: the slowest path allows {made.core_mhz:.1f} MHz of the {made.clock_mhz:.1f} MHz asked for; "
+            "build with a lower --clock or another --seed before using the bitstream"
+        )
+    if json:
+        terminal.print_json(figures)
+        return
+    rows = [
+        (resource, used["used"], used["available"], f"{used['used'] / used['available']:.1%}")
+        for resource, used in made.utilisation.items()
+    ]
+    terminal.print_table(f"Used of {made.board}", ("", "used", "available", ""), rows)
+    rest = ("clock_mhz", "timing_met", "cycles_per_word", "words_per_second", "baud", "link_words_per_second")
+    clocks = {f"Fmax of {name}, MHz": fmax for name, fmax in figures["fmax_mhz"].items()}
+    _print_figures(str(made.bitstream), {**clocks, **{name: figures[name] for name in rest}}, False)
 
 
 def _print_demo(result: Any) -> None:

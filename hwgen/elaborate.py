@@ -10,23 +10,28 @@ from amaranth.hdl import Shape, signed, unsigned
 from hwgen.format.network import Conv2d, Linear
 from hwgen.format.network import Requantise as RequantiseLayer
 from hwgen.format.packed import PackedNetwork
-from hwgen.plan import scatter, stages
+from hwgen.plan import lanes, scatter, stages
 from hwgen.plan.schedule import dense_packing, tables
 from hwgen.plan.stages import WORD_GAP, Plan, Stage
+from hwgen.plan.unrolled import graph_of
 from rtl_templates.add_bias import AddBias
 from rtl_templates.compact import Compact
 from rtl_templates.drop_empty import DropEmpty
 from rtl_templates.global_winners import GlobalWinners
+from rtl_templates.list_conv import ListConv, Windows
 from rtl_templates.local_winners import LocalWinners
 from rtl_templates.mac_engine import MacEngine
 from rtl_templates.narrow import Narrow
+from rtl_templates.parallel_winners import ParallelGlobalWinners
 from rtl_templates.pipe import StreamBuffer
 from rtl_templates.pipeline import Pipeline
 from rtl_templates.pool import Pool
 from rtl_templates.relu import ReLU
 from rtl_templates.requantise import Requantise
 from rtl_templates.scatter_engine import Reach, ScatterEngine
+from rtl_templates.stream_pool import StreamPool
 from rtl_templates.streams import value_beat
+from rtl_templates.unrolled_conv import UnrolledConv
 from rtl_templates.walk import Walk
 
 
@@ -52,6 +57,10 @@ class _Elaborator:
                 return StreamBuffer(value_beat(shape, stage.lanes))
             case stages.Mac():
                 return self._mac(stage)
+            case stages.Unrolled():
+                return self._unrolled(stage)
+            case stages.Lanes():
+                return self._lanes(stage)
             case stages.Scatter():
                 return self._scatter(stage)
             case stages.Narrow():
@@ -60,6 +69,16 @@ class _Elaborator:
                 return DropEmpty(stage.in_layout, _shape(stage.bits, stage.signed))
             case stages.Pool():
                 return self._pool(stage)
+            case stages.StreamPool():
+                return StreamPool(
+                    stage.function,
+                    _shape(stage.bits, stage.signed),
+                    _shape(stage.result_bits, stage.result_signed),
+                    lanes=stage.lanes,
+                    beats=stage.beats,
+                    map=stage.map,
+                    kernel=stage.kernel,
+                )
             case stages.Requantise():
                 return self._requantise(stage)
             case stages.AddBias():
@@ -68,11 +87,16 @@ class _Elaborator:
             case stages.ReLU():
                 return ReLU(_shape(stage.bits, stage.signed), stage.lanes)
             case stages.LocalWinners():
-                return LocalWinners(stage.layout, _shape(8, stage.signed), stage.k, stage.emit, stage.units)
+                return LocalWinners(
+                    stage.layout, _shape(8, stage.signed), stage.k, stage.emit, stage.units, stage.emitters
+                )
             case stages.Compact():
                 return Compact(stage.layout, _shape(8, stage.signed), stage.size)
             case stages.GlobalWinners():
-                return GlobalWinners(stage.layout, stage.positions, _shape(8, stage.signed), stage.k, emit=stage.emit)
+                arguments = (stage.layout, stage.positions, _shape(8, stage.signed), stage.k, stage.emit)
+                if stage.units > 1:
+                    return ParallelGlobalWinners(*arguments, stage.units)
+                return GlobalWinners(*arguments)
         raise AssertionError(f"no template for {stage.kind}")
 
     def _bias(self, name: str) -> list[int]:
@@ -118,6 +142,36 @@ class _Elaborator:
             kernels=stage.kernels,
             accumulator=signed(stage.accumulator_bits),
             banks=stage.banks,
+            serial=stage.serial,
+        )
+
+    def _unrolled(self, stage: stages.Unrolled) -> UnrolledConv:
+        layer = self.layers[stage.name]
+        assert isinstance(layer, Conv2d)
+        return UnrolledConv(
+            graph_of(layer, stage.signed),
+            shape=_shape(8, stage.signed),
+            accumulator=signed(stage.accumulator_bits),
+            channels=stage.channels,
+            map=stage.window.map,
+            kernel=stage.window.kernel,
+            stride=stage.window.stride,
+            pool=stage.pool,
+            pixels=stage.pixels,
+            lanes=stage.lanes,
+        )
+
+    def _lanes(self, stage: stages.Lanes) -> ListConv:
+        weights, kernel_ids = lanes.weights(stage, self.packed.packings[stage.name])
+        window = stage.window
+        return ListConv(
+            shape=_shape(8, stage.signed),
+            entries=stage.entries,
+            windows=Windows(window.map, window.kernel, window.stride, window.padding, window.dilation),
+            weights=weights,
+            kernel_ids=kernel_ids,
+            kernels=stage.kernels,
+            accumulator=signed(stage.accumulator_bits),
         )
 
     def _scatter(self, stage: stages.Scatter) -> ScatterEngine:

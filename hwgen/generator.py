@@ -101,7 +101,12 @@ def input_port(plan: Plan, packed: PackedNetwork) -> Port:
     assert isinstance(source, Source)
     network = packed.network
     return Port(
-        lanes=source.lanes, bits=8, signed=network.input.signed, shape=network.input.shape, layout=source.layout
+        lanes=source.lanes,
+        bits=8,
+        signed=network.input.signed,
+        shape=network.input.shape,
+        layout=source.layout,
+        pixels=source.pixels,
     )
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from hwgen.errors import ToolError
 
-# What simulators and synthesis tools read quickest; chosen by measurement, see docs/architecture.md.
+# What simulators and synthesis tools read quickest; chosen by measurement, see docs/architecture.md. Attributes stay:
+# synthesis takes from them which memory is to be block RAM, and that no row is read while it is written. The names of
+# array elements, `x[0]`, go: Yosys takes them for bits of `x` when it maps LUTs.
 PASSES = (
     "proc",
     "opt_expr",
@@ -24,7 +26,8 @@ PASSES = (
     "opt_dff",
     "opt_clean",
     "memory_collect",
-    "write_verilog -noattr -extmem {verilog}",
+    "rename -hide */w:*[*]*",
+    "write_verilog -extmem {verilog}",
 )
 
 

@@ -56,7 +56,6 @@ class Compact(wiring.Component):
             loader.y.ready.eq(emitter.x.ready),
             marked.values.eq(values),
             marked.first.eq(Cat(values[c].any() for c in range(self._channels))),
-            marked.first_count.eq(self._channels),
             marked.then.eq(0),
         ]
         return m

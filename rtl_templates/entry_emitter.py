@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import C, Cat, Module, Mux, Shape, Signal
+from amaranth import Cat, Module, Mux, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,29 +12,22 @@ from rtl_templates.trees import any_of
 
 
 def marked(shape: Shape, channels: int) -> data.StructLayout:
-    """A position with marks: its values, which of them come first, how many those are, and which come after them."""
-    return data.StructLayout(
-        {
-            "values": data.ArrayLayout(shape, channels),
-            "first": channels,
-            "first_count": range(channels + 1),
-            "then": channels,
-        }
-    )
+    """A position with marks: its values, which of them come first, and which come after them."""
+    return data.StructLayout({"values": data.ArrayLayout(shape, channels), "first": channels, "then": channels})
 
 
 class EntryEmitter(wiring.Component):
     """Emits a fixed number of entries: those marked `first`, then those marked `then`, each by increasing index.
 
-    Two levels keep the paths short: each group of channels picks its own lowest mark, then the lowest group with a
-    mark is picked.
+    Channels are taken by groups. The lowest group that has marks left is fetched, with its values; then its marks
+    leave one a cycle. So only the marks of one group, and one bit for each group, ever change.
 
-        marks --> lowest of each group --> its (index, value) --|register|--> the lowest group's --> StreamBuffer
+        position --> lowest group with a mark --|group register|--> its lowest mark --> StreamBuffer --> y
 
     Arguments:
         shape: of a value.
         channels: values of a position.
-        size: entries of a position; those beyond the marks are (0, 0).
+        size: entries of a position; those beyond the marks are (0, 0), marks beyond those are ignored.
 
     Members:
         x: stream of marked positions.
@@ -48,64 +41,85 @@ class EntryEmitter(wiring.Component):
     def __init__(self, shape: Shape, channels: int, size: int):
         if size < 1:
             raise ValueError(f"size must be a positive number of entries, not {size!r}")
-        self._channels, self._size = channels, size
+        self._shape, self._channels, self._size = shape, channels, size
         super().__init__(
             {"x": In(stream.Signature(marked(shape, channels))), "y": Out(streams.entries(shape, channels))}
         )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        entry = self.y.payload.shape()
-        m.submodules.buffer = buffer = StreamBuffer(entry)
+        m.submodules.buffer = buffer = StreamBuffer(self.y.payload.shape())
         wiring.connect(m, buffer.y, wiring.flipped(self.y))
-        advance = buffer.x.ready
 
-        position = Signal(self.x.payload.shape())
-        emitted = Signal(range(self._size))
-        busy, last = Signal(), Signal()
-        m.d.comb += [
-            last.eq(emitted == self._size - 1),
-            self.x.ready.eq(~busy | (last & advance)),
-        ]
+        # A power of two, so that an index is a group's number beside a lane's.
+        lane_bits = (self._channels - 1).bit_length() // 2
+        lanes = 1 << lane_bits
+        groups = -(-self._channels // lanes)
 
-        group_size = max(1, round(self._channels**0.5))
-        groups = [range(i, min(i + group_size, self._channels)) for i in range(0, self._channels, group_size)]
-        marks = Signal(self._channels)
-        waiting, picked, picked_before = Signal(len(groups)), Signal(len(groups)), Signal(len(groups))
+        # Groups with marks left, those of `first` below those of `then`.
+        position, busy = Signal(self.x.payload.shape()), Signal()
+        waiting, picked = Signal(2 * groups), Signal(2 * groups)
+        group_marks, group_values = Signal(lanes), Signal(data.ArrayLayout(self._shape, lanes))
+        group_number, group_valid = Signal(range(groups)), Signal()
+        # Moves of a position: each brings one entry to the head of the group register, the last one says so.
+        moved, is_last, ended = Signal(range(self._size)), Signal(), Signal()
+        move, fetch, lowest = Signal(), Signal(), Signal(lanes)
         m.d.comb += [
-            marks.eq(Mux(position.first_count == 0, position.then, position.first)),
-            waiting.eq(Cat(marks[group.start : group.stop].any() for group in groups)),
             picked.eq(waiting & -waiting),
+            lowest.eq(group_marks & -group_marks),
+            move.eq(busy & (~group_valid | buffer.x.ready)),
+            fetch.eq(move & (~group_valid | ended | (group_marks == lowest))),
+            is_last.eq(moved == self._size - 1),
+            self.x.ready.eq(~busy | (move & is_last)),
         ]
-        candidates = []
-        taken = []
-        for number, group in enumerate(groups):
-            inside = marks[group.start : group.stop]
-            lowest = Signal(len(group), name=f"lowest_{number}")
-            candidate = Signal(entry.size, name=f"candidate_{number}")
-            m.d.comb += lowest.eq(inside & -inside)
-            index_bits = len(self.y.payload.index)
-            entries = [
-                Cat(C(channel, index_bits), position.values[channel]) & lowest[lane].replicate(entry.size)
-                for lane, channel in enumerate(group)
+        with m.If(move):
+            m.d.sync += [
+                moved.eq(Mux(is_last, 0, moved + 1)),
+                ended.eq(is_last),
+                group_marks.eq(group_marks & ~lowest),
             ]
-            with m.If(advance):
-                m.d.sync += candidate.eq(any_of(entries))
-            candidates.append(candidate & picked_before[number].replicate(entry.size))
-            taken.append(lowest & picked[number].replicate(len(group)))
-
-        valid = Signal()
-        m.d.comb += [buffer.x.valid.eq(valid), buffer.x.payload.eq(any_of(candidates))]
-        with m.If(advance):
-            m.d.sync += [valid.eq(busy), picked_before.eq(picked)]
-            with m.If(busy):
-                m.d.sync += [
-                    emitted.eq(emitted + 1),
-                    position.first.eq(position.first & ~Cat(taken)),
-                    position.then.eq(position.then & ~Cat(taken)),
-                ]
-                with m.If(position.first_count != 0):
-                    m.d.sync += position.first_count.eq(position.first_count - 1)
+        of_either = Signal(groups)
+        m.d.comb += of_either.eq(picked[:groups] | picked[groups:])
+        with m.If(fetch):
+            marks = self._parts(position.first, lanes) + self._parts(position.then, lanes)
+            m.d.sync += [
+                waiting.eq(waiting & ~picked),
+                group_marks.eq(any_of([_gated(part, picked[i]) for i, part in enumerate(marks)])),
+                group_number.eq(_number_of(of_either)),
+            ]
+            for lane in range(lanes):
+                channels = range(lane, self._channels, lanes)
+                gated = [_gated(position.values[c].as_unsigned(), of_either[i]) for i, c in enumerate(channels)]
+                m.d.sync += group_values[lane].eq(any_of(gated))
+        with m.If(~group_valid | buffer.x.ready):
+            m.d.sync += group_valid.eq(busy)
         with m.If(self.x.ready):
-            m.d.sync += [busy.eq(self.x.valid), emitted.eq(0), position.eq(self.x.payload)]
+            marks = self._parts(self.x.payload.first, lanes) + self._parts(self.x.payload.then, lanes)
+            m.d.sync += [
+                busy.eq(self.x.valid),
+                position.eq(self.x.payload),
+                waiting.eq(Cat(part.any() for part in marks)),
+            ]
+
+        m.d.comb += [
+            buffer.x.valid.eq(group_valid),
+            buffer.x.payload.index.eq(Cat(_number_of(lowest), group_number)),
+            buffer.x.payload.value.eq(
+                any_of([_gated(group_values[lane].as_unsigned(), lowest[lane]) for lane in range(lanes)])
+            ),
+        ]
         return m
+
+    def _parts(self, marks: Value, lanes: int) -> list[Value]:
+        """The marks of each group."""
+        return [marks[start : start + lanes] for start in range(0, self._channels, lanes)]
+
+
+def _gated(value: Value, gate: Value) -> Value:
+    return value & gate.replicate(len(value))
+
+
+def _number_of(one_hot: Value) -> Value:
+    """The number of the bit that is set, 0 if none is."""
+    bits = (len(one_hot) - 1).bit_length()
+    return Cat(Cat(one_hot[i] for i in range(len(one_hot)) if i >> bit & 1).any() for bit in range(bits))

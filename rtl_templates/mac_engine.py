@@ -8,13 +8,14 @@ the row of the augmented weight tensor).
 from __future__ import annotations
 
 import numpy as np
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import C, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
 from rtl_templates import streams
 from rtl_templates.accumulators import Accumulators
+from rtl_templates.serial_accumulators import SerialAccumulators
 from rtl_templates.walk import Walk, Walker
 from rtl_templates.weight_memory import WEIGHT_BITS, weight_memory
 from rtl_templates.word_buffer import WordBuffer
@@ -41,14 +42,16 @@ class MacEngine(wiring.Component):
         kernels: accumulators a set.
         accumulator: shape.
         banks: of the accumulators.
+        serial: groups are filled and drained in turn, in one bank: less area, for groups of many steps. The walk's
+            interval should be `timing.serial_interval`.
 
     Members:
         x: value or list stream.
         y: value stream of accumulators, `sets` lanes, `kernels` beats a fold, all folds of a position in order.
 
-    Latency: from a word's last beat to its first result `walk.steps` + 5 cycles, 7 with lists, and that of Accumulators.
-    Initiation interval: `walk.cycles` a word, or the word's beats where there are more, as long as there are banks
-    enough for the groups that are under way.
+    Latency: from a word's last beat to its first result `walk.steps` + 5 cycles, 7 with lists, and that of Accumulators
+    or SerialAccumulators. Initiation interval: `walk.cycles` a word, or the word's beats where there are more, as long
+    as there are banks enough for the groups that are under way.
     """
 
     def __init__(
@@ -66,10 +69,11 @@ class MacEngine(wiring.Component):
         kernels: int,
         accumulator,
         banks: int,
+        serial: bool = False,
     ):
         self.shape, self.stream_lanes, self.walk = shape, stream_lanes, walk
         self.weights, self.kernel_ids, self.kernels = weights, kernel_ids, kernels
-        self.accumulator, self.banks = accumulator, banks
+        self.accumulator, self.banks, self.serial = accumulator, banks, serial
         payload = streams.entry(shape, index_size) if stream_lanes is None else streams.value_beat(shape, stream_lanes)
         self.lanes_per_reader = 1 if stream_lanes is None else stream_lanes * beats_per_row
         if weights.shape != kernel_ids.shape or weights.shape[0] != walk.readers:
@@ -80,6 +84,8 @@ class MacEngine(wiring.Component):
             raise ValueError(f"kernel IDs must be below {kernels}")
         if weights.size and np.abs(weights.astype(np.int64)).max() > 127:
             raise ValueError("weights must be in [-127, 127]")
+        if serial and banks != 1:
+            raise ValueError(f"serial accumulators have 1 bank, not {banks!r}")
         self.buffer = WordBuffer(payload, positions, beats, beats_per_row, readers=walk.readers)
         super().__init__({"x": In(stream.Signature(payload)), "y": Out(streams.values(accumulator, weights.shape[3]))})
 
@@ -88,20 +94,34 @@ class MacEngine(wiring.Component):
         readers, depth, lanes, sets = self.weights.shape
         m.submodules.buffer = buffer = self.buffer
         m.submodules.walker = walker = Walker(self.walk, buffer.address_bits, self.banks)
-        m.submodules.accumulators = accumulators = Accumulators(
-            self.accumulator, lanes=readers * lanes, sets=sets, kernels=self.kernels, banks=self.banks
-        )
-        wiring.connect(m, wiring.flipped(self.x), buffer.x)
-        wiring.connect(m, accumulators.y, wiring.flipped(self.y))
-        m.d.comb += [
-            walker.available.eq(buffer.available),
-            buffer.release.eq(walker.release),
-            walker.returned.eq(accumulators.returned),
-        ]
         lists = self.stream_lanes is None
         # The buffer answers one cycle after the walker; a list entry then selects its weight row, two cycles more.
         weight_latency = 3 if lists else 1
         operand_latency = weight_latency + 1
+        ready: Value = C(1)
+        accumulators: Accumulators | SerialAccumulators
+        if self.serial:
+            accumulators = SerialAccumulators(
+                self.accumulator,
+                lanes=readers * lanes,
+                sets=sets,
+                kernels=self.kernels,
+                # The walker counts the credit in one cycle; from its decision on the pipeline is behind the walker.
+                lead=1 + walker.LATENCY + operand_latency + 1,
+            )
+            ready = accumulators.ready
+        else:
+            accumulators = Accumulators(
+                self.accumulator, lanes=readers * lanes, sets=sets, kernels=self.kernels, banks=self.banks
+            )
+        m.submodules.accumulators = accumulators
+        wiring.connect(m, wiring.flipped(self.x), buffer.x)
+        wiring.connect(m, accumulators.y, wiring.flipped(self.y))
+        m.d.comb += [
+            walker.available.eq(buffer.available & ready),
+            buffer.release.eq(walker.release),
+            walker.returned.eq(accumulators.returned),
+        ]
         for name in ("valid", "first", "last"):
             # Operand registers and product registers: two stages behind the memories.
             m.d.comb += getattr(accumulators, name).eq(delayed(m, getattr(walker, name), operand_latency + 1, name))

@@ -14,7 +14,7 @@ from amaranth import C, Cat, Module, Mux, Shape, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from rtl_templates.trees import total
+from rtl_templates.trees import any_of, total
 
 # Ones are counted within groups before the register and over the groups after it: about equally long paths.
 _GROUP = 16
@@ -23,8 +23,8 @@ _GROUP = 16
 def search_state(shape: Shape, channels: int, k: int) -> data.StructLayout:
     """What a step turns into what the next one needs.
 
-    Fields: the values, rotated left by the bits looked at; who is above and who is alive; how many winners are not
-    above and how many are; for each group of channels, how many of those alive have a one in the next bit.
+    Fields: the values; who is above and who is alive; the next bit of each; for each group of channels, how many of
+    those alive have a one there; how many winners are not above.
     """
     groups = -(-channels // _GROUP)
     return data.StructLayout(
@@ -32,9 +32,9 @@ def search_state(shape: Shape, channels: int, k: int) -> data.StructLayout:
             "values": data.ArrayLayout(unsigned(shape.width), channels),
             "above": channels,
             "alive": channels,
+            "bits": channels,
+            "counts": data.ArrayLayout(range(_GROUP + 1), groups),
             "missing": range(k + 1),
-            "found": range(k + 1),
-            "ones": data.ArrayLayout(range(_GROUP + 1), groups),
         }
     )
 
@@ -73,18 +73,16 @@ class SearchStart(wiring.Component):
         m = Module()
         state = self.y.payload
         leading = Cat(self.x.payload[c][-1] for c in range(self._channels))
-        first_bits = Signal(self._channels)
         m.d.comb += [
             self.y.valid.eq(self.x.valid),
             self.x.ready.eq(self.y.ready),
-            first_bits.eq(~leading if self._shape.signed else leading),
+            state.bits.eq(~leading if self._shape.signed else leading),
             state.above.eq(0),
             state.alive.eq(C(-1, self._channels)),
             state.missing.eq(self._k),
-            state.found.eq(0),
         ]
         m.d.comb += [state.values[c].eq(self.x.payload[c]) for c in range(self._channels)]
-        m.d.comb += [state.ones[i].eq(count) for i, count in enumerate(group_counts(m, first_bits, "ones"))]
+        m.d.comb += [state.counts[i].eq(count) for i, count in enumerate(group_counts(m, state.bits, "count"))]
         return m
 
 
@@ -116,55 +114,51 @@ class RadixSearch(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         state, after = Signal(self.x.payload.shape()), self.y.payload
-        step = Signal(range(len(self._steps)))
+        # One bit a step. The values stay where they are: to choose their next bit costs less than to shift them all.
+        step = Signal(len(self._steps), init=1)
         busy, last = Signal(), Signal()
         m.d.comb += [
-            last.eq(step == len(self._steps) - 1),
+            last.eq(step[-1]),
             self.y.valid.eq(busy & last),
             self.x.ready.eq(~busy | (last & self.y.ready)),
         ]
         with m.If(self.x.ready):
-            m.d.sync += [busy.eq(self.x.valid), step.eq(0), state.eq(self.x.payload)]
+            m.d.sync += [busy.eq(self.x.valid), step.eq(1), state.eq(self.x.payload)]
         with m.Elif(~last):
-            m.d.sync += [step.eq(step + 1), state.eq(after)]
+            m.d.sync += step.eq(step << 1)
+            m.d.sync += [state[field].eq(after[field]) for field in ("above", "alive", "bits", "counts", "missing")]
 
-        bits, following = Signal(self._channels), Signal(self._channels)
-        rotates = Signal()
-        with m.Switch(step):
-            for number, position in enumerate(self._steps):
-                with m.Case(number):
-                    m.d.comb += [
-                        bits.eq(self._key(state.values, position, offset=0)),
-                        following.eq(self._key(state.values, position + 1, offset=int(position < self._shape.width))),
-                        rotates.eq(position < self._shape.width),
-                    ]
+        following = Signal(self._channels)
+        keys = [self._key(state.values, position + 1) for position in self._steps]
+        m.d.comb += following.eq(
+            any_of([key & step[number].replicate(self._channels) for number, key in enumerate(keys)])
+        )
 
-        ones, zeros, take = Signal(self._channels), Signal(self._channels), Signal()
-        count = total(m, list(state.ones), self._channels, "count")
-        if_taken = group_counts(m, ones & following, "if_taken")
-        if_not = group_counts(m, zeros & following, "if_not")
+        # Those with a one in the next bit, for both outcomes of this step: the counts need not wait for it.
+        if_taken, if_not, take = Signal(self._channels), Signal(self._channels), Signal()
+        count = total(m, list(state.counts), self._channels, "count")
+        counts_if_taken, counts_if_not = group_counts(m, if_taken, "taken"), group_counts(m, if_not, "not_taken")
         m.d.comb += [
-            ones.eq(state.alive & bits),
-            zeros.eq(state.alive & ~bits),
+            if_taken.eq(state.alive & state.bits & following),
+            if_not.eq(state.alive & ~state.bits & following),
             take.eq(count >= state.missing),
-            after.alive.eq(Mux(take, ones, zeros)),
-            after.above.eq(state.above | Mux(take, 0, ones)),
+            after.values.eq(state.values),
+            after.alive.eq(state.alive & (state.bits ^ ~take.replicate(self._channels))),
+            after.above.eq(state.above | (state.alive & state.bits & ~take.replicate(self._channels))),
+            after.bits.eq(following),
             after.missing.eq(Mux(take, state.missing, state.missing - count)),
-            after.found.eq(Mux(take, state.found, state.found + count)),
         ]
-        m.d.comb += [after.ones[i].eq(Mux(take, a, b)) for i, (a, b) in enumerate(zip(if_taken, if_not, strict=True))]
         m.d.comb += [
-            after.values[c].eq(Mux(rotates, state.values[c].rotate_left(1), state.values[c]))
-            for c in range(self._channels)
+            after.counts[i].eq(Mux(take, taken, not_taken))
+            for i, (taken, not_taken) in enumerate(zip(counts_if_taken, counts_if_not, strict=True))
         ]
         return m
 
-    def _key(self, values, position: int, offset: int) -> Value:
-        """The bit of every channel that step `position` looks at; values still lack `offset` rotations."""
+    def _key(self, values, position: int) -> Value:
+        """The bit of every channel that step `position` looks at; not the first, in which a sign would count."""
         width = self._shape.width
         if position < width:
-            leading = Cat(values[c][width - 1 - offset] for c in range(self._channels))
-            return ~leading if position == 0 and self._shape.signed else leading
+            return Cat(values[c][width - 1 - position] for c in range(self._channels))
         if position >= self._all_steps:
             return C(0, self._channels)
         index_bit = self._all_steps - 1 - position

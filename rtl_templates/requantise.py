@@ -15,6 +15,10 @@ from rtl_templates.pipe import StreamBuffer
 from rtl_templates.streams import Layout
 
 
+# Bits of an operand of the ECP5's multiplier blocks.
+BLOCK_WIDTH = 18
+
+
 class Requantise(wiring.Component):
     """y = saturate(((x + bias[c]) * multiplier[c] + 2^(shift-1)) >> shift), without rounding where shift is 0.
 
@@ -22,7 +26,8 @@ class Requantise(wiring.Component):
 
         x --|--> * multiplier --|--> + (bias * multiplier + 2^(shift-1)) --|--> >> shift, saturate --> StreamBuffer
 
-    Every register is enabled by the buffer's registered ready.
+    Every register is enabled by the buffer's registered ready. A multiplier block of the ECP5 takes 18 bits: of an
+    accumulator of 19 the lowest is multiplied apart, as one more addend, instead of taking a second block.
 
     Arguments:
         layout: of both streams; what a lane that carries nothing yields is arbitrary.
@@ -77,11 +82,12 @@ class Requantise(wiring.Component):
 
         beat, beat_before = Signal(range(len(self._layout))), Signal(range(len(self._layout)))
         valid = Signal(3)
+        split = self._in_shape.width == BLOCK_WIDTH + 1 and self._in_shape.signed and set(self._multipliers) != {1}
         m.d.comb += [
             self.x.ready.eq(advance),
             multipliers.row.eq(beat),
             multipliers.enable.eq(advance),
-            addends.row.eq(beat_before),
+            addends.row.eq(beat if split else beat_before),
             addends.enable.eq(advance),
             buffer.x.valid.eq(valid[-1]),
         ]
@@ -92,11 +98,18 @@ class Requantise(wiring.Component):
 
         for lane in range(lanes):
             value = Signal(self._in_shape, name=f"value_{lane}")
+            multiplier, addend = multipliers.constants[lane], addends.constants[lane]
             multiplied: Value = value
-            if set(self._multipliers) != {1}:
-                multiplied = value * multipliers.constants[lane]
+            if split:
+                multiplied = value[1:].as_signed() * multiplier
+                with_lowest = addend + Mux(value[0], multiplier, 0)
+                addend = Signal(with_lowest.shape(), name=f"addend_{lane}")
+                with m.If(advance):
+                    m.d.sync += addend.eq(with_lowest)
+            elif set(self._multipliers) != {1}:
+                multiplied = value * multiplier
             product = Signal(multiplied.shape(), name=f"product_{lane}")
-            added = product + addends.constants[lane]
+            added = (product << int(split)) + addend
             total = Signal(added.shape(), name=f"total_{lane}")
             with m.If(advance):
                 m.d.sync += [value.eq(self.x.payload[lane]), product.eq(multiplied), total.eq(added)]

@@ -7,6 +7,7 @@ The benches measure every figure of this file.
 from __future__ import annotations
 
 from itertools import pairwise
+from math import gcd
 
 STREAM_BUFFER_LATENCY = 1
 REQUANTISE_LATENCY = 4
@@ -21,6 +22,10 @@ SCATTER_GAP = 11
 # From the end of a bank's reading to the first bin of the next word, beside the bins and the passes themselves.
 _GLOBAL_SCAN_OVERHEAD = 2
 _GLOBAL_PASS_OVERHEAD = 2
+
+# Of ThresholdSearch beside the bins, and of WinnersReader beside the values: hand-over and the length of the pipeline.
+_THRESHOLD_OVERHEAD = 5
+_READER_OVERHEAD = 6
 
 
 def narrow_interval(lanes_in: int, lanes_out: int) -> int:
@@ -39,24 +44,29 @@ def search_ranges(steps: int, stages: int) -> list[tuple[int, int]]:
     return list(pairwise(bounds))
 
 
-def local_latency(channels: int, emit: str, bits: int = 8) -> int:
-    """Cycles from the last beat of a position to its first output beat, while nothing waits."""
-    return search_steps(channels, emit, bits) + (2 if emit == "values" else 3)
+def local_latency(channels: int, emit: str, bits: int = 8, k: int = 1) -> int:
+    """Cycles from the last beat of a position to its first output beat, while nothing waits; k counts for "lists"."""
+    after = {"values": 2, "entries": 4, "lists": 4 + min(k, channels)}
+    return search_steps(channels, emit, bits) + after[emit]
 
 
-def interval(beats: int, k: int, emit: str, bits: int = 8, *, channels: int, stages: int = 1) -> int:
+def interval(beats: int, k: int, emit: str, bits: int = 8, *, channels: int, stages: int = 1, emitters: int = 1) -> int:
     """Cycles that LocalWinners takes for one position.
 
     Args:
         beats: of a position in the stream.
         k: winners.
-        emit: "values" or "entries".
+        emit: "values", "entries" or "lists".
         bits: of a value.
         channels: values of a position.
         stages: search units in a row, which share the steps.
+        emitters: of lists, which take positions in turn.
     """
-    emitted = beats if emit == "values" else min(k, channels)
-    return max(beats, -(-search_steps(channels, emit, bits) // stages), emitted)
+    search = -(-search_steps(channels, emit, bits) // stages)
+    if emit == "values":
+        return max(beats, search)
+    # The hand-over to the emitters takes two cycles.
+    return max(beats, search, -(-min(k, channels) // emitters), 2)
 
 
 def compact_interval(beats: int, size: int) -> int:
@@ -77,6 +87,39 @@ def global_interval(channels: int, positions: int, emit: str, bits: int = 8) -> 
     return (1 << bits) + _GLOBAL_SCAN_OVERHEAD + passes * (count + _GLOBAL_PASS_OVERHEAD)
 
 
+def threshold_delay(lanes: int) -> int:
+    """Cycles from a bin of ThresholdSearch's scan to its count over all lanes."""
+    return 3 + (lanes - 1).bit_length()
+
+
+def threshold_interval(lanes: int, bits: int = 8) -> int:
+    """Cycles from a word's last beat to its threshold in ThresholdSearch, which is also what it takes for one word."""
+    return (1 << bits) + threshold_delay(lanes) + _THRESHOLD_OVERHEAD
+
+
+def reader_interval(count: int, units: int) -> int:
+    """Cycles that so many WinnersReaders, which take words of `count` values in turn, take for one word."""
+    return -(-(count + _READER_OVERHEAD) // units)
+
+
+def parallel_global_interval(
+    channels: int, positions: int, beats: int, emit: str, units: int, bits: int = 8, *, k: int = 1
+) -> int:
+    """Cycles that ParallelGlobalWinners takes for one word.
+
+    Args:
+        channels, positions: of the map.
+        beats: of a word in the stream, which has at least channels * positions / beats lanes.
+        emit: "entries".
+        units: readers, which take words in turn.
+        bits: of a value.
+        k: winners; the entries of all words leave on one stream.
+    """
+    count = channels * positions
+    search = threshold_interval(-(-count // beats), bits)
+    return max(beats, search, reader_interval(count, units), min(k, count))
+
+
 def scatter_interval(steps: int, places: int) -> int:
     """Cycles that ScatterEngine takes for one word.
 
@@ -85,3 +128,67 @@ def scatter_interval(steps: int, places: int) -> int:
         places: accumulators of the map in each set: beats of the word that comes out.
     """
     return max(steps + SCATTER_GAP, places)
+
+
+def stream_pool_interval(positions: int, beats: int) -> int:
+    """Cycles that StreamPool takes for one word.
+
+    Args:
+        positions, beats: of the map that comes.
+    """
+    return positions * beats
+
+
+def serial_interval(steps: int, kernels: int, lists: bool) -> int:
+    """Cycles that a MacEngine with serial accumulators takes for one group.
+
+    Args:
+        steps: of the group.
+        kernels: accumulators a set, drained one a cycle.
+        lists: of a list stream; what lies between the walker and the accumulators is longer then.
+    """
+    return steps + max(kernels, 8 if lists else 6)
+
+
+# Of WindowSweep, beside the reads of a block; of UnrolledConv, from the taps' register to the output.
+WINDOW_SWEEP_LATENCY = 6
+UNROLLED_POOL_LATENCY = 1
+UNROLLED_NARROW_LATENCY = 2
+
+
+def block_extent(kernel: int, stride: int, pool: int) -> int:
+    """Pixels, along an axis, of all positions of a convolution that one window of the pool behind it covers."""
+    return kernel + stride * (pool - 1)
+
+
+def block_reads(kernel: int, stride: int, pool: int, pixels: int) -> tuple[int, int]:
+    """Reads of WindowSweep, along the columns, for the first block of a row and for each that follows."""
+    step = stride * pool
+    columns = gcd(pixels, step)
+    return -(-block_extent(kernel, stride, pool) // columns), step // columns
+
+
+def window_sweep_interval(
+    map: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pool: tuple[int, int],
+    pixels: int,
+    beats: int,
+) -> int:
+    """Cycles that WindowSweep, and with it UnrolledConv, takes for one word.
+
+    Args:
+        map: rows and columns of the input.
+        kernel, stride: of the convolution.
+        pool: its window, (1, 1) without one.
+        pixels: a beat of the input.
+        beats: of a block's result.
+    """
+    rows, columns = (
+        (size - block_extent(k, s, p)) // (s * p) + 1 for size, k, s, p in zip(map, kernel, stride, pool, strict=True)
+    )
+    first, following = block_reads(kernel[1], stride[1], pool[1], pixels)
+    pace = max(pool[0] * pool[1], beats)
+    in_row = max(pace, first) + (columns - 1) * max(pace, following)
+    return max(map[0] * map[1] // pixels, rows * in_row)

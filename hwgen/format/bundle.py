@@ -3,6 +3,7 @@
     manifest.json     what is here, with a SHA-256 of every other file
     net.hwpack        the network, so that the CPU and the hardware can never run different weights
     <top>.v           the Verilog, and its memory images <top>-*.mem beside it
+    build/            bitstreams made of the above; no part of the bundle, but goes when another design replaces it
 
 Equal designs give equal bytes: nothing in a bundle depends on the time, the machine or the folder.
 """
@@ -27,9 +28,11 @@ from numpy.typing import NDArray
 from hwgen.errors import DataError, FormatError, InputError
 
 FORMAT = "hwgen-bundle"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 NETWORK = "net.hwpack"
+BUILD = "build"
+BUILD_RECORD = "build.json"  # in each folder of it
 MANIFEST_LIMIT = 16 << 20  # bytes; a plan of a thousand layers is far below
 TENSOR_LIMIT = 1 << 31  # values a word
 
@@ -47,6 +50,7 @@ class Port:
         shape: (C, H, W) or (F,).
         layout: a row of `lanes` channel numbers, in torch's order, for every beat of a position; -1 where the lane
             carries nothing. Every channel appears exactly once.
+        pixels: neighbours in a row that count as one position: the channels of the second follow those of the first.
 
     Raises:
         InputError: the attributes contradict each other.
@@ -57,6 +61,7 @@ class Port:
     signed: bool
     shape: tuple[int, ...]
     layout: tuple[tuple[int, ...], ...]
+    pixels: int = 1
 
     def __post_init__(self) -> None:
         if len(self.shape) not in (1, 3) or min(self.shape) < 1 or prod(self.shape) > TENSOR_LIMIT:
@@ -65,13 +70,20 @@ class Port:
             raise InputError(f"port bits must be 1 to 64, not {self.bits}")
         if self.lanes < 1 or not self.layout or any(len(row) != self.lanes for row in self.layout):
             raise InputError(f"port layout must have rows of {self.lanes} lanes (lanes >= 1)")
+        if self.pixels < 1 or (self.pixels > 1 and (len(self.shape) == 1 or self.shape[2] % self.pixels)):
+            raise InputError(f"port pixels must divide the width of the map, not {self.pixels}")
         channels = sorted(channel for row in self.layout for channel in row if channel != -1)
-        if channels != list(range(self.shape[0])):
-            raise InputError(f"port layout must name each of {self.shape[0]} channels exactly once, and -1 elsewhere")
+        if channels != list(range(self.channels)):
+            raise InputError(f"port layout must name each of {self.channels} channels exactly once, and -1 elsewhere")
+
+    @property
+    def channels(self) -> int:
+        """Of a position, all its pixels together."""
+        return self.shape[0] * self.pixels
 
     @property
     def positions(self) -> int:
-        return prod(self.shape[1:])
+        return prod(self.shape[1:]) // self.pixels
 
     @property
     def beats(self) -> int:
@@ -113,8 +125,9 @@ def encode_words(port: Port, x: NDArray[np.integer]) -> NDArray[np.uint32]:
     if x.size and (int(x.min()) < low or int(x.max()) > high):
         raise DataError(f"words must lie in [{low}, {high}], but have values in [{x.min()}, {x.max()}]")
     # The channel added at the end is what -1 picks: a lane that carries nothing sends 0.
-    channels = np.zeros((len(x), port.shape[0] + 1, port.positions), np.uint64)
-    channels[:, :-1] = x.reshape(len(x), port.shape[0], port.positions).astype(np.int64).view(np.uint64)
+    channels = np.zeros((len(x), port.channels + 1, port.positions), np.uint64)
+    by_pixel = x.reshape(len(x), port.shape[0], port.positions, port.pixels).transpose(0, 3, 1, 2)
+    channels[:, :-1] = by_pixel.reshape(len(x), port.channels, port.positions).astype(np.int64).view(np.uint64)
     lanes = channels[:, np.array(port.layout)].transpose(0, 3, 1, 2).reshape(len(x), port.beats, port.lanes)
     raw = np.zeros((len(x), port.beats, port.limbs), np.uint32)
     for lane, limb, shift, done, width in _pieces(port):
@@ -146,8 +159,9 @@ def decode_words(port: Port, raw: NDArray[np.uint32]) -> NDArray[np.int64]:
     values = (lanes << np.uint64(spare)).view(np.int64)
     values = values >> spare if port.signed else (values.view(np.uint64) >> np.uint64(spare)).view(np.int64)
     slots = values.reshape(len(raw), port.positions, len(port.layout) * port.lanes)
-    order = np.argsort([channel if channel >= 0 else port.shape[0] for row in port.layout for channel in row])
-    return slots[:, :, order[: port.shape[0]]].transpose(0, 2, 1).reshape(len(raw), *port.shape)
+    order = np.argsort([channel if channel >= 0 else port.channels for row in port.layout for channel in row])
+    by_pixel = slots[:, :, order[: port.channels]].reshape(len(raw), port.positions, port.pixels, port.shape[0])
+    return by_pixel.transpose(0, 3, 1, 2).reshape(len(raw), *port.shape)
 
 
 def _pieces(port: Port) -> list[tuple[int, int, int, int, int]]:
@@ -247,6 +261,7 @@ def write_bundle(
             raise InputError(f"bundle {directory}: the manifest would exceed {MANIFEST_LIMIT >> 20} MiB")
         (scratch / MANIFEST).write_text(text)
         manifest = read_manifest(scratch, verify=False)
+        _keep_build(target, scratch, manifest)
         _put_in_place(scratch, target)
         return manifest
     except OSError as error:
@@ -342,13 +357,13 @@ def _parse(path: Path, document: dict[str, Any]) -> Manifest:
 
 def _parse_port(path: Path, name: str, value: dict[str, Any]) -> Port:
     try:
-        if set(value) != {"lanes", "bits", "signed", "shape", "layout"} or type(value["signed"]) is not bool:
-            raise InputError("must have lanes, bits, signed, shape and layout")
+        if set(value) != {"lanes", "bits", "signed", "shape", "layout", "pixels"} or type(value["signed"]) is not bool:
+            raise InputError("must have lanes, bits, signed, shape, layout and pixels")
         shape, layout = tuple(value["shape"]), tuple(tuple(row) for row in value["layout"])
-        numbers = [value["lanes"], value["bits"], *shape, *(channel for row in layout for channel in row)]
+        numbers = [value["lanes"], value["bits"], value["pixels"], *shape, *(channel for row in layout for channel in row)]
         if any(type(number) is not int for number in numbers):
             raise InputError("must consist of integers")
-        return Port(value["lanes"], value["bits"], value["signed"], shape, layout)
+        return Port(value["lanes"], value["bits"], value["signed"], shape, layout, value["pixels"])
     except (InputError, TypeError) as error:
         raise FormatError(f"{path}: {name!r} is not a port: {error}") from error
 
@@ -357,7 +372,8 @@ def _is_plain(name: str) -> bool:
     """Whether a name stays inside the folder on every system, and is not the manifest's own."""
     parts = PurePosixPath(name).parts
     plain = bool(parts) and str(PurePosixPath(*parts)) == name and not {"..", ".", "/"} & set(parts)
-    return plain and name.isprintable() and not set(name) & set('\\:"') and name != MANIFEST
+    ours = name == MANIFEST or parts[:1] == (BUILD,)
+    return plain and name.isprintable() and not set(name) & set('\\:"') and not ours
 
 
 def _file_hash(path: Path) -> str:
@@ -386,10 +402,23 @@ def check_replaceable(target: Path) -> None:
     known = {MANIFEST, *(listed if isinstance(listed, dict) else ())}
     for path in sorted(target.rglob("*")):
         name = path.relative_to(target).as_posix()
-        if path.is_file() and name not in known:
+        if path.is_file() and name not in known and not _is_built(target, path):
             raise InputError(
                 f"{target}: {name} is no part of the bundle there, which is not replaced: move the file away"
             )
+
+
+def _is_built(target: Path, path: Path) -> bool:
+    """Whether a file lies in the folder of a board for which a bitstream was made."""
+    parts = path.relative_to(target).parts
+    return parts[0] == BUILD and len(parts) == 3 and (target / BUILD / parts[1] / BUILD_RECORD).is_file()
+
+
+def _keep_build(target: Path, scratch: Path, manifest: Manifest) -> None:
+    """Moves what was built of the bundle there to the one that replaces it, if both are of the same design."""
+    with contextlib.suppress(FormatError, OSError):
+        if read_manifest(target, verify=False).content_hash == manifest.content_hash:
+            (target / BUILD).rename(scratch / BUILD)
 
 
 def _put_in_place(scratch: Path, target: Path) -> None:

@@ -17,9 +17,12 @@ from hwgen.plan.stages import WORD_GAP, Stage
 from hwgen.plan.stream import Stream, narrowed
 from rtl_templates import timing
 
-# What reaches a MAC layer: all values; a list for each position, or for a vector; one list for a whole map.
-Form: TypeAlias = Literal["values", "lists", "word list"]
+# What reaches a MAC layer: all values; a list for each position, or for a vector, entry by entry or a list a beat; one
+# list for a whole map.
+Form: TypeAlias = Literal["values", "lists", "whole lists", "word list"]
 
+# Units of a global k-WTA that take words in turn.
+MOST_GLOBAL_UNITS = 8
 # Up to this many values a k-WTA holds them all in registers; beyond, in a memory.
 REGISTER_WINNERS = 256
 
@@ -166,8 +169,23 @@ class Chain:
         signed = after.signed if function == "sum" else stream.signed
         bits = after.bits if function == "sum" else stream.bits
         beats = len(stream.layout)
-        self.add(
-            stages.Pool(
+        stage: stages.StreamPool | stages.Pool
+        if _apart(window):
+            stage = stages.StreamPool(
+                name=layer.name,
+                cycles=stream.beats,
+                function=function,
+                map=window.map,
+                kernel=window.kernel,
+                bits=stream.bits,
+                signed=stream.signed,
+                result_bits=bits,
+                result_signed=signed,
+                lanes=stream.lanes,
+                beats=beats,
+            )
+        else:
+            stage = stages.Pool(
                 name=layer.name,
                 cycles=window.positions * beats * window.area + WORD_GAP,
                 function=function,
@@ -178,7 +196,9 @@ class Chain:
                 result_signed=signed,
                 lanes=stream.lanes,
                 beats=beats,
-            ),
+            )
+        self.add(
+            stage,
             replace(
                 stream,
                 map=window.size,
@@ -206,29 +226,34 @@ class Chain:
         beats, positions = len(stream.layout), stream.positions
         if (layer.local or positions == 1) and stream.channels <= REGISTER_WINNERS:
             k = min(layer.k, stream.channels)
-            cycles, units = self._search(beats, k, emit)
+            cycles, units, emitters = self._search(beats, k, emit)
             self.add(
                 stages.LocalWinners(
                     name=layer.name,
                     cycles=cycles,
                     k=k,
                     units=units,
+                    emitters=emitters,
                     positions=positions,
                     signed=stream.signed,
                     emit=emit,
                     layout=stream.layout,
                 ),
-                replace(stream, most=k, most_word=k * positions, entries=k if emit == "entries" else None),
+                replace(
+                    stream,
+                    most=k,
+                    most_word=k * positions,
+                    entries=None if emit == "values" else k,
+                    whole=emit == "lists",
+                ),
             )
             return
         if layer.local and positions > 1:
             raise PlanError(
                 f"layer {layer.name!r}: local k-WTA over {stream.channels} channels; up to {REGISTER_WINNERS} are supported"
             )
-        if stream.lanes != 1:
-            raise TooSlow(f"layer {layer.name!r}: global k-WTA takes one value a beat, not {stream.lanes}")
-        cycles = timing.global_interval(stream.channels, positions, emit)
-        if cycles <= self.limit:
+        cycles, units = self._parallel(layer.k, emit)
+        if cycles <= self.limit and units == 1:
             self.drop_empty(layer.name)
             stream = self.stream
         k = min(layer.k, stream.channels * positions)
@@ -237,6 +262,7 @@ class Chain:
                 name=layer.name,
                 cycles=cycles,
                 k=k,
+                units=units,
                 positions=positions,
                 signed=stream.signed,
                 emit=emit,
@@ -252,17 +278,39 @@ class Chain:
             ),
         )
 
-    def _search(self, beats: int, k: int, emit: str) -> tuple[int, int]:
-        """Cycles a word of a local k-WTA, and the fewest search units with which it keeps to the limit."""
+    def _search(self, beats: int, k: int, emit: str) -> tuple[int, int, int]:
+        """Cycles a word of a local k-WTA, and the fewest search units and emitters with which it keeps to the limit."""
         channels, positions = self.stream.channels, self.stream.positions
         steps = timing.search_steps(channels, emit)
-        cycles = positions * timing.interval(beats, k, emit, channels=channels)
+        # A burst must not be held up: its source counts on one cycle a beat.
+        limit = min(self.limit, positions * beats) if self.stream.burst else self.limit
+        emitters = 1
+        if emit == "lists":
+            emitters = min(k, max(1, -(-k * positions // limit)))
+            while emitters < k and -(-k // emitters) * positions > limit:
+                emitters += 1
+        cycles = positions * timing.interval(beats, k, emit, channels=channels, emitters=emitters)
         for units in range(1, steps + 1):
-            cycles = positions * timing.interval(beats, k, emit, channels=channels, stages=units)
-            # A burst must not be held up: its source counts on one cycle a beat.
-            if cycles <= self.limit and (not self.stream.burst or cycles <= positions * beats):
-                return cycles, units
-        return cycles, steps
+            cycles = positions * timing.interval(beats, k, emit, channels=channels, stages=units, emitters=emitters)
+            if cycles <= limit:
+                return cycles, units, emitters
+        return cycles, steps, emitters
+
+    def _parallel(self, k: int, emit: str) -> tuple[int, int]:
+        """Cycles a word of a global k-WTA, and the fewest units with which it keeps to the limit."""
+        stream = self.stream
+        alone = timing.global_interval(stream.channels, stream.positions, emit)
+        if stream.lanes == 1 and (alone <= self.limit or emit == "values"):
+            return alone, 1
+        if emit == "values":
+            raise TooSlow("global k-WTA that emits values takes one value a beat")
+        for units in range(2, MOST_GLOBAL_UNITS + 1):
+            cycles = timing.parallel_global_interval(
+                stream.channels, stream.positions, stream.beats, emit, units, k=k
+            )
+            if cycles <= self.limit:
+                break
+        return cycles, units
 
     def compact(self, name: str) -> None:
         """Lists of the non-zero values of each position, from a value stream known to be sparse."""
@@ -279,6 +327,12 @@ class Chain:
             ),
             replace(stream, entries=size),
         )
+
+
+def _apart(window: stages.Window) -> bool:
+    """Whether the windows of a pool lie side by side, each inside the map."""
+    inside = all(size * part <= extent for size, part, extent in zip(window.size, window.kernel, window.map, strict=True))
+    return window.kernel == window.stride and window.padding == (0, 0) and window.dilation == (1, 1) and inside
 
 
 @dataclass(frozen=True)
@@ -300,6 +354,17 @@ def can_list(steps: Sequence[Step], following: Linear | Conv2d | None, stream: S
     if isinstance(following, Linear):
         return stream.most_word < stream.channels * stream.positions
     return stream.most < stream.channels <= REGISTER_WINNERS
+
+
+def can_list_whole(steps: Sequence[Step], following: Linear | Conv2d | None, stream: Stream) -> bool:
+    """Whether the stream that reaches `following` can be whole lists: straight behind a local k-WTA of a map."""
+    last = _last_winners(steps)
+    return (
+        isinstance(following, Conv2d)
+        and last is not None
+        and (last.local or stream.positions == 1)
+        and stream.most < stream.channels <= REGISTER_WINNERS
+    )
 
 
 def can_scatter(steps: Sequence[Step], following: Linear | Conv2d | None, stream: Stream) -> bool:
@@ -340,7 +405,9 @@ def follow(chain: Chain, steps: Sequence[Step], following: Linear | Conv2d | Non
 
 def _narrowest_tail(head: Chain, steps: Sequence[Step], following, form: Form) -> Chain:
     problem: PlanError = TooSlow("no width of stream keeps up")
-    widths = [1] if any(_in_memory(step) for step in steps) else distinct_parts(head.stream.lanes)
+    widths = distinct_parts(head.stream.lanes)
+    if form != "word list" and any(_in_memory(step) for step in steps) and not _emits_entries(steps, following, form):
+        widths = [1]
     for lanes in widths:
         try:
             tail = replace(head, stages=list(head.stages))
@@ -362,14 +429,19 @@ def _in_memory(step: Step) -> bool:
     return is_global and (height * width > 1 or channels > REGISTER_WINNERS)
 
 
-def _through(chain: Chain, steps: Sequence[Step], following, form: Form) -> None:
+def _emits_entries(steps: Sequence[Step], following, form: Form) -> bool:
+    """Whether the last k-WTA before `following` leaves as entries."""
     winners = _last_winners(steps)
-    direct = winners is not None and (
-        form == "word list"
+    return winners is not None and (
+        form in ("word list", "whole lists")
         or (form == "lists" and (winners.local or chain_positions(steps) == 1 or isinstance(following, Linear)))
     )
+
+
+def _through(chain: Chain, steps: Sequence[Step], following, form: Form) -> None:
+    winners = _last_winners(steps) if _emits_entries(steps, following, form) else None
     for step in steps:
-        emit = "entries" if direct and step.layer is winners else "values"
+        emit = ("lists" if form == "whole lists" else "entries") if step.layer is winners else "values"
         chain.run(step.layer, step.before, step.after, emit)
     if form != "values" and chain.stream.entries is None:
         chain.compact(steps[-1].layer.name)

@@ -13,6 +13,7 @@ from hwgen.format.shapes import Tensor
 from hwgen.plan.schedule import Slots, list_steps, value_steps
 from hwgen.plan.stages import WORD_GAP, Layout, Mac, Pair, Window
 from hwgen.plan.stream import Stream
+from rtl_templates import timing
 
 # Cycles from the last step of a group to the moment its bank of accumulators can be used again, without the drain
 # itself and without the adder trees; measured in tests/rtl_templates/test_mac_engine.py.
@@ -75,7 +76,7 @@ def candidates(request: Request) -> Iterator[Mac]:
             lanes = readers * (1 if listed else beats_per_row * stream.lanes)
             interval = max(steps, kernels)
             levels = int(lanes - 1).bit_length()
-            yield Mac(
+            mac = Mac(
                 name=request.layer.name,
                 cycles=groups * interval + WORD_GAP,
                 multipliers=lanes * parallel,
@@ -103,6 +104,10 @@ def candidates(request: Request) -> Iterator[Mac]:
                 in_layout=stream.layout,
                 layout=drain_layout(slots.packing, parallel),
             )
+            yield mac
+            alone = with_drain(replace(mac, serial=True), kernels)
+            if kernels > 1 and alone.cycles <= request.limit:
+                yield alone
 
 
 def banks_for(steps: int, interval: int, drain: int, levels: int) -> int:
@@ -112,8 +117,13 @@ def banks_for(steps: int, interval: int, drain: int, levels: int) -> int:
 
 def with_drain(stage: Mac, drain: int) -> Mac:
     """The stage with a drain of `drain` cycles a group, where narrower beats make it longer."""
-    interval = max(stage.steps, drain)
     lanes = stage.multipliers // stage.parallel
+    if stage.serial:
+        interval = max(timing.serial_interval(stage.steps, stage.kernels, stage.stream_lanes is None), drain)
+        return replace(
+            stage, interval=interval, cycles=stage.window.positions * stage.folds * interval + WORD_GAP, banks=1
+        )
+    interval = max(stage.steps, drain)
     return replace(
         stage,
         interval=interval,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -11,16 +11,23 @@ from hwgen.errors import PlanError
 from hwgen.format.network import Conv2d, KWinners, Linear
 from hwgen.format.packed import PackedNetwork
 from hwgen.format.shapes import tensors
-from hwgen.plan import scatter
-from hwgen.plan.chain import Chain, Form, Step, TooSlow, can_list, can_scatter, follow
+from hwgen.plan import lanes, scatter, unrolled
+from hwgen.plan.chain import Chain, Form, Step, TooSlow, can_list, can_list_whole, can_scatter, follow
 from hwgen.plan.mac import Request, candidates, with_drain
+from hwgen.plan.resources import resources, total
 from hwgen.plan.schedule import Slots, dense_packing
-from hwgen.plan.stages import Layout, Mac, Output, Plan, Scatter, Source
+from hwgen.plan.stages import Lanes, Layout, Mac, Output, Plan, Scatter, Source, Unrolled
 from hwgen.plan.stream import Stream, narrowed, torch_layout
 
 MODES = ("dense", "sparse-dense", "sparse-sparse", "auto")
 SLOWEST = 1 << 32
-Engine: TypeAlias = Mac | Scatter
+# Without a board: the most multipliers of a plan.
+MOST_MULTIPLIERS = 1 << 12
+# Of the board's look-up tables a design can use so many and still be routed.
+LUT_SHARE = 0.9
+# What a multiplier is worth where no board says it.
+LUT_PER_MULTIPLIER = 500
+Engine: TypeAlias = Mac | Scatter | Lanes | Unrolled
 
 
 @runtime_checkable
@@ -32,6 +39,12 @@ class Board(Protocol):
 
     @property
     def dsp(self) -> int: ...
+
+    @property
+    def lut(self) -> int: ...
+
+    @property
+    def block_ram_bits(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -49,11 +62,11 @@ def make_plan(
 
     Args:
         packed: the network.
-        board: its multipliers bound the plan; None for no bound.
+        board: its multipliers, look-up tables and block memories bound the plan; None for no bound.
         mode: "dense", "sparse-dense", "sparse-sparse" or "auto" (the cheapest, layer by layer). Modes skip what they
             can: a layer whose input is not sparse runs sparse-dense under "sparse-sparse".
         cycles: the most cycles a word may take: the plan with the fewest multipliers is chosen. None: the fastest plan
-            whose multipliers the board has.
+            that the board holds.
 
     Raises:
         PlanError: no such mode, or no plan reaches the goal; the line names the layer that stands in the way.
@@ -73,24 +86,38 @@ def make_plan(
             plan = _fastest(network, board)
             if plan.cycles_per_word > cycles:
                 raise
-        if board is not None and plan.multipliers > board.dsp:
+        if board is not None and (lack := _lack(plan, board)):
             raise PlanError(
-                f"{cycles} cycles a word take {plan.multipliers} multipliers, but {board.name} has {board.dsp}; "
-                "allow more cycles or choose a larger board"
+                f"{cycles} cycles a word take {lack}; allow more cycles or choose a larger board"
             )
         return plan
     return _fastest(network, board)
 
 
+def _lack(plan: Plan, board: Board) -> str:
+    """What the plan takes more of than the board has; empty where it fits."""
+    taken = total(plan.stages)
+    for what, needed, there in (
+        ("multipliers", taken.dsp, board.dsp),
+        ("look-up tables", round(taken.lut), round(board.lut * LUT_SHARE)),
+        ("bits of block memory", taken.block_bits, board.block_ram_bits),
+    ):
+        if needed > there:
+            return f"{needed} {what}, but {board.name} has {there}"
+    return ""
+
+
 def _fastest(network: _Network, board: Board | None) -> Plan:
     """Bisection over the cycles: plans get cheaper as they get slower."""
-    budget = board.dsp if board is not None else 1 << 12
+
+    def lack(plan: Plan) -> str:
+        if board is not None:
+            return _lack(plan, board)
+        return "" if plan.multipliers <= MOST_MULTIPLIERS else f"{plan.multipliers} multipliers"
+
     best = network.plan(SLOWEST)
-    if best.multipliers > budget:
-        raise PlanError(
-            f"the smallest plan in mode {network.mode!r} takes {best.multipliers} multipliers, but "
-            f"{board.name if board else 'the limit'} has {budget}"
-        )
+    if missing := lack(best):
+        raise PlanError(f"the smallest plan in mode {network.mode!r} takes {missing}; choose a larger board")
     low, high = 1, best.cycles_per_word
     while low < high:
         middle = (low + high) // 2
@@ -98,7 +125,7 @@ def _fastest(network: _Network, board: Board | None) -> Plan:
             plan = network.plan(middle)
         except TooSlow:
             plan = None
-        if plan is None or plan.multipliers > budget:
+        if plan is None or lack(plan):
             low = middle + 1
         else:
             best, high = plan, min(middle, plan.cycles_per_word)
@@ -142,10 +169,18 @@ class _Network:
 
     def plan(self, limit: int) -> Plan:
         """The plan with the fewest multipliers within `limit` cycles; raises TooSlow where there is none."""
-        heads = self._source(limit)
+        constant = self._unrolled(limit)
+        try:
+            heads = self._source(limit)
+        except TooSlow:
+            # An unrolled layer takes more pixels a beat than one.
+            if not constant:
+                raise
+            heads = []
         done: list = []
         for index, segment in enumerate(self.segments[1:], start=1):
-            head, engine, heads = self._choose(segment, heads, self._following(index), limit)
+            options = [*self._options(segment, heads, limit), *(constant if index == 1 else [])]
+            head, engine, heads = self._choose(segment, options, self._following(index), limit)
             done += [*head.stages, engine]
         last = heads[0]
         last.add_bias()
@@ -171,9 +206,10 @@ class _Network:
             return mac.layer  # type: ignore[return-value]
         return None
 
-    def _source(self, limit: int) -> list[Chain]:
+    def _input(self) -> Stream:
+        """The network's input, a pixel a beat."""
         channels, height, width = self.input.map_shape
-        stream = Stream(
+        return Stream(
             channels=channels,
             map=(height, width),
             bits=8,
@@ -182,6 +218,9 @@ class _Network:
             most=channels,
             most_word=channels * height * width,
         )
+
+    def _source(self, limit: int) -> list[Chain]:
+        stream = self._input()
         chain = Chain(stream, limit)
         heads = self._tails(chain, self.segments[0].steps, self._following(0))
         for head in heads:
@@ -212,6 +251,8 @@ class _Network:
             stream = follow(Chain(chain.stream, SLOWEST, chain.bias_of), steps, following, "values").stream
             if can_list(steps, following, stream):
                 forms.append("lists")
+            if can_list_whole(steps, following, stream):
+                forms.append("whole lists")
             if can_scatter(steps, following, stream):
                 forms.append("word list")
         tails: dict[Form, Chain] = {}
@@ -223,36 +264,69 @@ class _Network:
                 problem = problem or error
         if problem is not None and not tails:
             raise problem
-        if self.mode == "sparse-sparse" and "lists" in tails:
+        if self.mode == "sparse-sparse" and ("lists" in tails or "whole lists" in tails):
             tails.pop("values", None)
         return list(tails.values())
 
-    def _choose(
-        self, segment: Segment, heads: Sequence[Chain], following: Linear | Conv2d | None, limit: int
-    ) -> tuple[Chain, Engine, list[Chain]]:
-        """An engine with what reaches it, one of `heads`, and what can reach the next."""
+    def _options(self, segment: Segment, heads: Sequence[Chain], limit: int) -> list[tuple[Chain, Engine]]:
+        """Every engine for the segment's MAC layer, each with what reaches it, one of `heads`."""
         assert segment.mac is not None
         layer = segment.mac.layer
         options: list[tuple[Chain, Engine]] = []
         for head in heads:
             if head.stream.bits != 8 or head.bias_of is not None:
                 raise PlanError(f"layer {layer.name!r}: its input is not requantised to 8 bits")
-            scatters = scatter.serves(layer, head.stream)
             for mode, slots in self._modes(layer.name, head.stream.entries is not None):
                 request = Request(layer, slots, segment.mac.after, mode, head.stream, limit)  # type: ignore[arg-type]
-                engines = scatter.candidates(request) if scatters else candidates(request)
-                options += [(head, engine) for engine in engines]
+                options += [(head, engine) for engine in _engines(request)]
+        return options
+
+    def _choose(
+        self,
+        segment: Segment,
+        options: Sequence[tuple[Chain, Engine]],
+        following: Linear | Conv2d | None,
+        limit: int,
+    ) -> tuple[Chain, Engine, list[Chain]]:
+        """The cheapest engine behind which the rest keeps up, with what reaches it and what can reach the next."""
+        assert segment.mac is not None
         for head, engine in self._by_cost(options):
             fits = partial(_drains_within, engine, limit)
             chain = Chain(_drained(segment, engine), limit, bias_of=engine.name, fits=fits)
             try:
-                return head, engine, self._tails(chain, segment.steps, following)
+                return head, engine, self._tails(chain, segment.steps[_taken(engine) :], following)
             except TooSlow:
                 continue
-        raise TooSlow(f"layer {layer.name!r}: no MAC array serves it in {limit} cycles a word; ask for more cycles")
+        name = segment.mac.layer.name
+        raise TooSlow(f"layer {name!r}: no MAC array serves it in {limit} cycles a word; ask for more cycles")
+
+    def _unrolled(self, limit: int) -> list[tuple[Chain, Engine]]:
+        """The unrolled engine, where the first layer sees the input as it comes."""
+        stream = self._input()
+        if self.mode == "dense" or self.segments[0].steps or len(self.segments) < 2:
+            return []
+        segment = self.segments[1]
+        assert segment.mac is not None
+        layer, steps, result = segment.mac.layer, segment.steps, segment.mac.after
+        if not unrolled.serves(layer, stream):
+            return []
+        pool = unrolled.pool_of(steps[0].layer if steps else None, result, steps[0].after if steps else result)
+        request = Request(layer, self.sparse[layer.name], result, "sparse-dense", stream, limit)  # type: ignore[arg-type]
+        return [(self._pixels(engine.pixels, limit), engine) for engine in unrolled.candidates(request, pool)]
+
+    def _pixels(self, pixels: int, limit: int) -> Chain:
+        """The input as a stream of `pixels` whole pixels a beat."""
+        stream = self._input()
+        layout = torch_layout(stream.channels * pixels, stream.channels * pixels)
+        positions = stream.positions // pixels
+        source = Source(
+            name="input", cycles=positions, lanes=len(layout[0]), pixels=pixels, layout=layout, positions=positions
+        )
+        return Chain(stream, limit, stages=[source])
 
     def _by_cost(self, options: Sequence[tuple[Chain, Engine]]) -> list[tuple[Chain, Engine]]:
-        """Fewest multipliers first; among equals, under "sparse-sparse", a scatter engine that also takes less time."""
+        """The cheapest first; among equals, under "sparse-sparse", a scatter engine that also takes less time."""
+        lut_per_multiplier = self.board.lut / self.board.dsp if self.board is not None else LUT_PER_MULTIPLIER
         fastest: dict[int, int] = {}
         for _, engine in options:
             if isinstance(engine, Mac):
@@ -260,10 +334,12 @@ class _Network:
 
         def cost(option: tuple[Chain, Engine]) -> tuple:
             engine = option[1]
-            if isinstance(engine, Mac):
-                return engine.multipliers, 1, engine.weight_bits, engine.cycles, engine.readers
-            skips = self.mode == "sparse-sparse" and engine.cycles < fastest.get(engine.multipliers, SLOWEST)
-            return engine.multipliers, 0 if skips else 1, engine.memory_bits, engine.cycles, 1
+            taken = resources(engine)
+            price = round(taken.dsp + taken.lut / lut_per_multiplier)
+            if isinstance(engine, Scatter):
+                skips = self.mode == "sparse-sparse" and engine.cycles < fastest.get(engine.multipliers, SLOWEST)
+                return (engine.multipliers, 0 if skips else 1, price, engine.memory_bits, engine.cycles, 1)
+            return price, 1, price, taken.block_bits, engine.cycles, 1
 
         return sorted(options, key=cost)
 
@@ -280,9 +356,24 @@ class _Network:
                 return [("sparse-dense", sparse)]
 
 
+def _engines(request: Request) -> Iterator[Engine]:
+    """The engines that take the stream's form."""
+    if scatter.serves(request.layer, request.stream):
+        return scatter.candidates(request)
+    if lanes.serves(request.layer, request.stream):
+        return lanes.candidates(request)
+    return candidates(request)
+
+
+def _taken(engine: Engine) -> int:
+    """How many of the layers behind an engine it takes in."""
+    return int(isinstance(engine, Unrolled) and engine.pool != (1, 1))
+
+
 def _drained(segment: Segment, mac: Engine) -> Stream:
     assert segment.mac is not None
-    channels, height, width = segment.mac.after.map_shape
+    after = segment.steps[0].after if _taken(mac) else segment.mac.after
+    channels, height, width = after.map_shape
     return Stream(
         channels=channels,
         map=(height, width),
@@ -314,8 +405,8 @@ def _drain(mac: Mac, following: Sequence) -> int:
 
 
 def _drains_within(engine: Engine, limit: int, following: Sequence) -> bool:
-    """Whether results leave fast enough; a scatter engine's whole map leaves while the next fills, beat by beat."""
-    return isinstance(engine, Scatter) or with_drain(engine, _drain(engine, following)).cycles <= limit
+    """Whether results leave fast enough; all but a MAC engine's leave beat by beat while the next are made."""
+    return not isinstance(engine, Mac) or with_drain(engine, _drain(engine, following)).cycles <= limit
 
 
 def _with_drains(stages: Sequence) -> list:

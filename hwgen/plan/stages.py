@@ -45,10 +45,11 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Stage):
-    """The input stream: `cycles` beats a word."""
+    """The input stream: `cycles` beats a word, `pixels` neighbours in a row a beat."""
 
     kind = "input"
     lanes: int
+    pixels: int = 1
     layout: Layout
     positions: int
 
@@ -98,6 +99,7 @@ class Mac(Stage):
         steps: a group (one position and fold); interval: cycles a group.
         banks: of accumulators.
         accumulator_bits: two's complement.
+        serial: one bank of accumulators, drained between two groups.
         weight_bits: in weight memories, kernel IDs included.
         layout: of the value stream that comes out.
     """
@@ -122,6 +124,71 @@ class Mac(Stage):
     accumulator_bits: int
     weight_bits: int
     in_layout: Layout
+    layout: Layout
+    serial: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unrolled(Stage):
+    """A Conv2d layer whose constant weights are adders, with the max-pool behind it: a position a cycle.
+
+    Attributes:
+        mode: "sparse-dense".
+        window: of the convolution.
+        pool: (height, width) of the max-pool's windows, (1, 1) where there is none.
+        signed: activations are int8, else uint8.
+        channels: of the input.
+        pixels: a beat of the input.
+        adders, adder_bits: in the graph of all products and sums; widths of all adders together.
+        lanes: values a beat of the output.
+        accumulator_bits: two's complement.
+        layout: of the value stream that comes out.
+    """
+
+    kind = "unrolled"
+    mode: str
+    window: Window
+    pool: Pair
+    signed: bool
+    channels: int
+    pixels: int
+    adders: int
+    adder_bits: int
+    lanes: int
+    accumulator_bits: int
+    layout: Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lanes(Stage):
+    """A Conv2d layer behind winner lists as a chain of lanes, one for each kernel offset.
+
+    Attributes:
+        mode: "sparse-sparse".
+        window: as of a Mac.
+        signed: activations are int8, else uint8.
+        entries: of a list.
+        index_size: indices (channels) are below it.
+        sets, kernels: complementary sets, all served at once, and accumulators a set.
+        list_rows: rows of the augmented weight tensor a column takes.
+        interval: cycles a position.
+        accumulator_bits: two's complement.
+        weight_bits: in weight memories, kernel IDs included.
+        layout: of the value stream that comes out.
+    """
+
+    kind = "lanes"
+    mode: str
+    window: Window
+    signed: bool
+    entries: int
+    index_size: int
+    sets: int
+    kernels: int
+    list_rows: int
+    interval: int
+    accumulator_bits: int
+    weight_bits: int
     layout: Layout
 
 
@@ -207,6 +274,22 @@ class Pool(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StreamPool(Stage):
+    """Max or sum over windows that do not overlap, as the values pass."""
+
+    kind = "stream pool"
+    function: Literal["max", "sum"]
+    map: Pair
+    kernel: Pair
+    bits: int
+    signed: bool
+    result_bits: int
+    result_signed: bool
+    lanes: int
+    beats: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Requantise(Stage):
     """Bias, multiplier, shift, saturation; `bias_of` names the layer whose bias is added, if any."""
 
@@ -239,11 +322,15 @@ class ReLU(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class LocalWinners(Stage):
-    """k of the channels of each position; leaves as values or as lists of k entries; `units` share the search."""
+    """k of the channels of each position; leaves as values, as k entries or as whole lists of k entries.
+
+    `units` share the search; `emitters` take positions in turn.
+    """
 
     kind = "local k-WTA"
     k: int
     units: int
+    emitters: int
     positions: int
     signed: bool
     emit: str
@@ -263,10 +350,11 @@ class Compact(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalWinners(Stage):
-    """k of all values of a word."""
+    """k of all values of a word; `units` take words in turn."""
 
     kind = "global k-WTA"
     k: int
+    units: int
     positions: int
     signed: bool
     emit: str

@@ -18,6 +18,7 @@ class Stream:
         bits, signed: of a value.
         layout: of a value stream: `beats` rows of `lanes` channels.
         entries: length of each position's winner list, or None for a value stream.
+        whole: a beat of the list stream is a whole list.
         flat: the list stream is one list of the whole map, its indices those of the flattened map.
         most: bound on the non-zero values of a position.
         most_word: bound on the non-zero values of a word.
@@ -32,6 +33,7 @@ class Stream:
     most: int
     most_word: int
     entries: int | None = None
+    whole: bool = False
     flat: bool = False
     burst: bool = False
 

@@ -1,4 +1,4 @@
-"""cocotb tests of GlobalWinners."""
+"""cocotb tests of GlobalWinners and ParallelGlobalWinners."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import numpy as np
 from sim.streams import STALLS, Bench, pack, parameters, unpack, unpack_entry
 
 P = parameters()
-ORDER = [row[0] for row in P["layout"]]
+LAYOUT = P["layout"]
+# In the order of the stream.
+ORDER = [channel for row in LAYOUT for channel in row if channel != -1]
 CHANNELS, POSITIONS = len(ORDER), P["positions"]
 COUNT = CHANNELS * POSITIONS
 INDEX_BITS = max(1, (COUNT - 1).bit_length())
@@ -30,7 +32,13 @@ def words() -> np.ndarray:
 
 
 def to_beats(x: np.ndarray) -> list[int]:
-    return [pack([word[c, p]], 8) for word in x for p in range(POSITIONS) for c in ORDER]
+    """Lanes that carry nothing carry noise."""
+    return [
+        pack((0x5A if c == -1 else word[c, p] for c in beat), 8)
+        for word in x
+        for p in range(POSITIONS)
+        for beat in LAYOUT
+    ]
 
 
 def expected(x: np.ndarray) -> list:
@@ -76,12 +84,13 @@ async def reset_in_flight_starts_afresh(dut):
 
 @cocotb.test()
 async def interval(dut):
-    x = words()
+    # The input feels what limits the output once all buffers are full.
+    x = np.concatenate([words()] * (1 + P["buffered"] // 8))
     wanted = expected(x)
     size = len(wanted) // len(x)
     bench = Bench(dut)
     await bench.run(to_beats(x), len(wanted), 100000)
     assert set(np.diff(bench.sink.cycles[size - 1 :: size]).tolist()) == {P["interval"]}
-    # The last word's beats wait for a bank: the input has the same interval.
-    starts = bench.source.cycles[COUNT - 1 :: COUNT]
-    assert set(np.diff(starts)[2:].tolist()) == {P["interval"]}
+    beats = len(LAYOUT) * POSITIONS
+    starts = bench.source.cycles[beats - 1 :: beats]
+    assert set(np.diff(starts)[P["buffered"] :].tolist()) == {P["interval"]}

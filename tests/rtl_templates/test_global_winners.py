@@ -35,6 +35,7 @@ def test_against_sorting(channels, positions, shape, k, emit, wanted):
             "k": k,
             "emit": emit,
             "interval": wanted,
+            "buffered": 2,
         },
     )
 

@@ -11,22 +11,28 @@ from tests.rtl_templates.layout_samples import shuffled
 
 
 @pytest.mark.parametrize(
-    ("channels", "lanes", "shape", "k", "emit", "stages", "wanted"),
+    ("channels", "lanes", "shape", "k", "emit", "stages", "emitters", "wanted"),
     [
-        (13, 3, signed(8), 4, "values", 1, 12),
-        (64, 8, unsigned(8), 8, "entries", 1, 8),
-        (64, 16, signed(8), 4, "entries", 2, 4),
-        (5, 1, signed(8), 9, "values", 3, 5),
-        (37, 4, signed(8), 37, "entries", 1, 37),
-        (1, 1, unsigned(8), 1, "values", 1, 8),
+        (13, 3, signed(8), 4, "values", 1, 1, 12),
+        (64, 8, unsigned(8), 8, "entries", 1, 1, 8),
+        (64, 16, signed(8), 4, "entries", 2, 1, 4),
+        (5, 1, signed(8), 9, "values", 3, 1, 5),
+        (37, 4, signed(8), 37, "entries", 1, 1, 37),
+        (1, 1, unsigned(8), 1, "values", 1, 1, 8),
+        (1, 1, signed(8), 1, "entries", 8, 1, 2),
+        (64, 16, signed(8), 8, "lists", 2, 2, 4),
+        (13, 5, unsigned(8), 7, "lists", 4, 3, 3),
+        (21, 21, signed(8), 5, "lists", 8, 5, 2),
+        (11, 4, signed(8), 30, "lists", 1, 1, 11),
+        (1, 1, unsigned(8), 1, "lists", 1, 1, 8),
     ],
 )
-def test_against_sorting(channels, lanes, shape, k, emit, stages, wanted):
+def test_against_sorting(channels, lanes, shape, k, emit, stages, emitters, wanted):
     layout = shuffled(channels, lanes)
-    interval = timing.interval(len(layout), k, emit, channels=channels, stages=stages)
+    interval = timing.interval(len(layout), k, emit, channels=channels, stages=stages, emitters=emitters)
     assert interval == wanted
     run_bench(
-        LocalWinners(layout, shape, k, emit, stages),
+        LocalWinners(layout, shape, k, emit, stages, emitters),
         "tests.rtl_templates.winners_bench",
         parameters={
             "layout": layout,
@@ -34,7 +40,7 @@ def test_against_sorting(channels, lanes, shape, k, emit, stages, wanted):
             "k": k,
             "emit": emit,
             "interval": interval,
-            "latency": timing.local_latency(channels, emit),
+            "latency": timing.local_latency(channels, emit, k=k),
         },
     )
 
@@ -43,7 +49,9 @@ def test_against_sorting(channels, lanes, shape, k, emit, stages, wanted):
     ("arguments", "message"),
     [
         (([[0, 1]], signed(8), 0), "k must be at least 1, not 0"),
-        (([[0, 1]], signed(8), 1, "list"), "emit must be 'values' or 'entries', not 'list'"),
+        (([[0, 1]], signed(8), 1, "list"), "emit must be 'values', 'entries' or 'lists', not 'list'"),
+        (([[0, 1]], signed(8), 2, "lists", 1, 3), "emitters must be 1 to 2, the entries of a list, not 3"),
+        (([[0, 1]], signed(8), 2, "entries", 1, 2), "emitters must be 1, not 2: they share lists"),
         (([[0, 1]], signed(8), 1, "values", 10), "stages must be 1 to 9, the number of steps, not 10"),
         (([[0, 2]], signed(8), 1), "layout must hold every channel from 0 on exactly once"),
         (([[0], [1, 2]], signed(8), 1), "layout must be one or more beats of equally many lanes"),

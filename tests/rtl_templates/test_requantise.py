@@ -18,6 +18,8 @@ from tests.rtl_templates.layout_samples import shuffled, to_beats
     [
         (7, 3, signed(23), signed(8), 20, 65535),
         (4, 4, signed(18), unsigned(8), 13, 900),
+        (5, 2, signed(19), signed(8), 17, 65535),
+        (3, 3, signed(19), signed(8), 17, 65535),
         (6, 2, signed(12), signed(8), 0, 1),
         (5, 1, signed(32), unsigned(8), 47, 65535),
         (3, 1, unsigned(11), unsigned(8), 3, 1),

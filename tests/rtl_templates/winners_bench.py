@@ -11,6 +11,7 @@ P = parameters()
 LAYOUT = P["layout"]
 CHANNELS = max(channel for row in LAYOUT for channel in row) + 1
 INDEX_BITS = max(1, (CHANNELS - 1).bit_length())
+SIZE = min(P["k"], CHANNELS)
 LOW, HIGH = (-128, 127) if P["signed"] else (0, 255)
 
 
@@ -47,13 +48,22 @@ def expected(x: np.ndarray) -> list:
             result += [[row[c] if c in kept else 0 for c in beat] for beat in LAYOUT]
         else:
             least = min(row[c] for c in kept)
-            result += [(c, row[c]) for c in sorted(kept, key=lambda c: (row[c] == least, c))]
+            entries = [(c, row[c]) for c in sorted(kept, key=lambda c: (row[c] == least, c))]
+            result += [entries] if P["emit"] == "lists" else entries
     return result
 
 
 def decode(beats: list[int]) -> list:
     if P["emit"] == "values":
         return [unpack(beat, 8, len(LAYOUT[0]), P["signed"]) for beat in beats]
+    if P["emit"] == "lists":
+        return [
+            [
+                unpack_entry(entry, INDEX_BITS, 8, P["signed"])
+                for entry in unpack(beat, INDEX_BITS + 8, SIZE, signed=False)
+            ]
+            for beat in beats
+        ]
     return [unpack_entry(beat, INDEX_BITS, 8, P["signed"]) for beat in beats]
 
 

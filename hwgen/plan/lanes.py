@@ -1,0 +1,80 @@
+"""Choosing how a Conv2d runs as a chain of lanes behind winner lists, and the weights of its lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgen.format.network import Conv2d
+from hwgen.format.packed import Packing
+from hwgen.plan.mac import Request, drain_layout, signed_bits, useful_products, window_of
+from hwgen.plan.schedule import Slots
+from hwgen.plan.stages import Lanes, Window
+from hwgen.plan.stream import Stream
+
+
+def serves(layer: object, stream: Stream) -> bool:
+    """Whether a layer takes the stream with a chain of lanes: whole lists, one for each pixel of a map."""
+    return isinstance(layer, Conv2d) and stream.entries is not None and stream.whole
+
+
+def candidates(request: Request) -> Iterator[Lanes]:
+    """The chain that serves the layer, if it keeps to the limit: all sets at once, a lane for each kernel offset."""
+    slots, stream = request.slots, request.stream
+    assert stream.entries is not None
+    window = window_of(request.layer, stream.map, request.result)
+    sets, kernels, rows = slots.packing.sets, slots.packing.kernels, slots.rows_max
+    interval = max(stream.entries * rows, kernels)
+    cycles = max(window.positions * interval, padded_pixels(window) * list_writes(stream.entries))
+    if cycles > request.limit:
+        return
+    yield Lanes(
+        name=request.layer.name,
+        cycles=cycles,
+        multipliers=window.area * sets,
+        products=useful_products(request, window),
+        mode=request.mode,
+        window=window,
+        signed=stream.signed,
+        entries=stream.entries,
+        index_size=stream.index_size,
+        sets=sets,
+        kernels=kernels,
+        list_rows=rows,
+        interval=interval,
+        accumulator_bits=max(2, signed_bits(request.result)),
+        weight_bits=window.area * stream.index_size * rows * sets * (8 + (kernels - 1).bit_length()),
+        layout=drain_layout(slots.packing, sets),
+    )
+
+
+def list_writes(entries: int) -> int:
+    """Cycles in which a list is written to the lanes' buffers, two entries at a time."""
+    return -(-entries // 2)
+
+
+def padded_pixels(window: Window) -> int:
+    """Of the map and its padding, without the padding behind it that no window reaches."""
+    reach = [
+        max(
+            padding + extent,
+            (size - 1) * stride + (kernel - 1) * dilation + 1,
+        )
+        for extent, padding, size, stride, kernel, dilation in zip(
+            window.map, window.padding, window.size, window.stride, window.kernel, window.dilation, strict=True
+        )
+    ]
+    return reach[0] * reach[1]
+
+
+def weights(stage: Lanes, packing: Packing) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
+    """Weights and kernel IDs of every lane: (area, rows of a column, channels, sets)."""
+    all_weights, all_ids = Slots.of(packing).dense(1, stage.sets)
+
+    def arranged(content: NDArray) -> NDArray:
+        shape = (stage.index_size, stage.window.area, stage.list_rows, stage.sets)
+        return content[0, :-1].reshape(shape).transpose(1, 2, 0, 3)
+
+    return arranged(all_weights), arranged(all_ids)

@@ -1,0 +1,264 @@
+"""One kernel offset of a ListConv: the lists that it meets, its products and its accumulators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Module, Shape, Signal, Value, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from rtl_templates import streams
+from rtl_templates.product_pair import Product, ProductPair
+from rtl_templates.result_fifo import ram_style
+from rtl_templates.weight_memory import WEIGHT_BITS
+
+# Strobes start at 0 after a reset; whatever else passes by may be anything until they come.
+_STROBES = ("write", "add", "drain", "drain_live")
+
+
+@dataclass(frozen=True)
+class LaneShape:
+    """What all lanes have in common.
+
+    Attributes:
+        shape: of an activation.
+        channels: indices are below it.
+        entries: of a list.
+        weight_rows: rows of the augmented weight tensor for each channel.
+        depth: lists that a lane's FIFO holds, a power of two.
+        kernel_rows, kernel_columns: extent of the kernel, in lanes.
+        sets, kernels: complementary sets, and kernels of each.
+        accumulator: shape of an accumulator.
+        offset: of ProductPair, or None for a multiplier for each product.
+    """
+
+    shape: Shape
+    channels: int
+    entries: int
+    weight_rows: int
+    depth: int
+    kernel_rows: int
+    kernel_columns: int
+    sets: int
+    kernels: int
+    accumulator: Shape
+    offset: int | None
+
+    @property
+    def steps(self) -> int:
+        """Cycles that a list takes."""
+        return self.entries * self.weight_rows
+
+    @property
+    def row_entries(self) -> int:
+        """Entries of a FIFO row: two, which a block of 36 bits holds, so that writing is faster than reading."""
+        return min(2, self.entries)
+
+    @property
+    def list_rows(self) -> int:
+        """FIFO rows of a list."""
+        return -(-self.entries // self.row_entries)
+
+    @property
+    def row_bits(self) -> int:
+        return self.row_entries * self.entry.size
+
+    @property
+    def phase_bits(self) -> int:
+        return (self.list_rows - 1).bit_length()
+
+    @property
+    def slot_bits(self) -> int:
+        return (self.depth - 1).bit_length()
+
+    @property
+    def weight_row_bits(self) -> int:
+        return (self.weight_rows - 1).bit_length()
+
+    @property
+    def kernel_bits(self) -> int:
+        return (self.kernels - 1).bit_length()
+
+    @property
+    def entry(self) -> data.StructLayout:
+        return streams.entry(self.shape, self.channels)
+
+    @property
+    def weight_address_bits(self) -> int:
+        """Of the lane's own part of a weight memory: the index, above it the weight row."""
+        return self.entry["index"].width + self.weight_row_bits
+
+    @property
+    def sums(self) -> data.ArrayLayout:
+        return data.ArrayLayout(self.accumulator, self.sets)
+
+    @property
+    def control(self) -> wiring.Signature:
+        """What passes from lane to lane; every member in the cycle in which the lane uses it.
+
+        write, write_last, write_phase, write_row: a FIFO row, whether it is the list's last, its number in the list.
+        write_rows, write_columns: whether lanes of each kernel row and each kernel column need the pixel.
+        read_address: FIFO row of a step: slot, below it the phase.
+        entry: of the row, `ConvLane.SELECT` cycles later.
+        weight_row: of the column, `ConvLane.SELECT` + 1 cycles later.
+        add, add_bank: products go to the accumulators of a bank, `ConvLane.ADD` cycles later.
+        drain, drain_live, drain_address: one accumulator of each set leaves: bank, below it the kernel.
+        """
+        return wiring.Signature(
+            {
+                "write": Out(1),
+                "write_last": Out(1),
+                "write_phase": Out(unsigned(self.phase_bits)),
+                "write_row": Out(unsigned(self.row_bits)),
+                "write_rows": Out(unsigned(self.kernel_rows)),
+                "write_columns": Out(unsigned(self.kernel_columns)),
+                "read_address": Out(unsigned(self.slot_bits + self.phase_bits)),
+                "entry": Out(unsigned(self.row_entries - 1)),
+                "weight_row": Out(unsigned(self.weight_row_bits)),
+                "add": Out(1),
+                "add_bank": Out(1),
+                "drain": Out(1),
+                "drain_live": Out(1),
+                "drain_address": Out(unsigned(self.kernel_bits + 1)),
+            }
+        )
+
+
+class ConvLane(wiring.Component):
+    """FIFO of lists, products with the weights of one kernel offset, accumulators, and a place in the chain of sums.
+
+        write --> FIFO --> entry --index--> weight memory (outside)
+                             |                    |
+                             '------value------> (x) --> (+) <--> accumulators[bank, kernel ID]
+                                                                        |
+                                                     sums ------------>(+)------------> next_sums
+
+    An accumulator is read, added to and written in one cycle. It is never cleared: sums are modulo 2^width, and whoever
+    takes the drained sums subtracts what was drained from the same place before.
+
+    Arguments:
+        lane: what all lanes have in common.
+        kernel_row, kernel_column: the lane's place in the kernel.
+
+    Members:
+        control, next_control: see LaneShape.control; one cycle apart.
+        weight_address, weights: of the weight memory, which answers one cycle later.
+        sums, next_sums: sums of this drain over the lanes before, and with this lane's.
+
+    Latency: from read_address to the accumulators `ADD` + 1 cycles, from drain_address to next_sums 2 cycles.
+    Initiation interval: 1 cycle a step.
+    """
+
+    SELECT = 2
+    ADD = 6 + ProductPair.LATENCY
+
+    def __init__(self, lane: LaneShape, kernel_row: int, kernel_column: int):
+        self.lane, self.kernel_row, self.kernel_column = lane, kernel_row, kernel_column
+        slot = WEIGHT_BITS + lane.kernel_bits
+        super().__init__(
+            {
+                "control": In(lane.control),
+                "next_control": Out(lane.control),
+                "weight_address": Out(unsigned(lane.weight_address_bits)),
+                "weights": In(data.ArrayLayout(unsigned(slot), lane.sets)),
+                "sums": In(lane.sums),
+                "next_sums": Out(lane.sums),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        lane, control = self.lane, self.control
+        for name, member in lane.control.members.items():
+            register = Signal(member.shape, name=f"next_{name}", reset_less=name not in _STROBES)
+            m.d.sync += register.eq(getattr(control, name))
+            m.d.comb += getattr(self.next_control, name).eq(register)
+
+        entry = self._entry(m)
+        m.d.comb += self.weight_address.eq(Cat(entry.index, control.weight_row))
+        value = entry.value
+        for stage in range(3):
+            delayed = Signal(lane.shape, name=f"value_{stage}", reset_less=True)
+            m.d.sync += delayed.eq(value)
+            value = delayed
+        weights, kernel_ids = [], []
+        for index in range(lane.sets):
+            # Block RAM is slow and far away: one register beside it, one beside the multipliers.
+            row, slot = (
+                Signal.like(self.weights[index], name=f"{n}_{index}", reset_less=True) for n in ("row", "slot")
+            )
+            m.d.sync += [row.eq(self.weights[index]), slot.eq(row)]
+            weights.append(slot[:WEIGHT_BITS].as_signed())
+            kernel_id = slot[WEIGHT_BITS:]
+            for stage in range(ProductPair.LATENCY):
+                delayed = Signal(lane.kernel_bits, name=f"kernel_id_{index}_{stage}", reset_less=True)
+                m.d.sync += delayed.eq(kernel_id)
+                kernel_id = delayed
+            kernel_ids.append(kernel_id)
+        products = self._products(m, value, weights)
+        for index, (product, kernel_id) in enumerate(zip(products, kernel_ids, strict=True)):
+            self._accumulate(m, index, product, kernel_id)
+        return m
+
+    def _entry(self, m: Module) -> data.View:
+        """The lists that this lane meets, entry by entry; 3 cycles from the address."""
+        lane, control = self.lane, self.control
+        depth = 1 << (lane.slot_bits + lane.phase_bits)
+        # A list is complete before it is read.
+        attributes = {"no_rw_check": 1, "ram_style": ram_style(depth)}
+        fifo = Memory(shape=unsigned(lane.row_bits), depth=depth, init=[], attrs=attributes)
+        m.submodules.fifo = fifo
+        write, read = fifo.write_port(), fifo.read_port()
+        slot = Signal(lane.slot_bits)
+        m.d.comb += [
+            write.en.eq(
+                control.write & control.write_rows[self.kernel_row] & control.write_columns[self.kernel_column]
+            ),
+            write.addr.eq(Cat(control.write_phase, slot)),
+            write.data.eq(control.write_row),
+            read.en.eq(1),
+            read.addr.eq(control.read_address),
+        ]
+        with m.If(write.en & control.write_last):
+            m.d.sync += slot.eq(slot + 1)
+        row = Signal(data.ArrayLayout(lane.entry, lane.row_entries), reset_less=True)
+        entry = Signal(lane.entry, reset_less=True)
+        m.d.sync += [row.eq(read.data), entry.eq(row[control.entry] if lane.row_entries > 1 else row[0])]
+        return entry
+
+    def _products(self, m: Module, value: Value, weights: list[Value]) -> list[Value]:
+        lane = self.lane
+        products: list[Value] = []
+        while len(products) < len(weights):
+            first = len(products)
+            if lane.offset is not None and first + 1 < len(weights):
+                m.submodules[f"pair_{first}"] = pair = ProductPair(lane.shape, lane.offset)
+                m.d.comb += [pair.activation.eq(value)]
+                m.d.comb += [pair.weights[i].eq(weights[first + i]) for i in range(2)]
+                products += list(pair.products)
+            else:
+                m.submodules[f"product_{first}"] = single = Product(lane.shape)
+                m.d.comb += [single.activation.eq(value), single.weight.eq(weights[first])]
+                products.append(single.product)
+        return products
+
+    def _accumulate(self, m: Module, index: int, product: Value, kernel_id: Value) -> None:
+        lane, control = self.lane, self.control
+        memory = Memory(shape=lane.accumulator, depth=2 << lane.kernel_bits, init=[])
+        m.submodules[f"accumulators_{index}"] = memory
+        write = memory.write_port()
+        present, drain = memory.read_port(domain="comb"), memory.read_port(domain="comb")
+        address = Cat(kernel_id, control.add_bank)
+        m.d.comb += [
+            present.addr.eq(address),
+            write.addr.eq(address),
+            write.en.eq(control.add),
+            write.data.eq(present.data + product),
+            drain.addr.eq(control.drain_address),
+        ]
+        drained = Signal(lane.accumulator, name=f"drained_{index}", reset_less=True)
+        total = Signal(lane.accumulator, name=f"total_{index}", reset_less=True)
+        m.d.sync += [drained.eq(drain.data), total.eq(self.sums[index] + drained)]
+        m.d.comb += self.next_sums[index].eq(total)

@@ -1,0 +1,492 @@
+"""A convolution of winner lists, one lane for each kernel offset: sparse weights meet sparse activations.
+
+Complementary Sparsity (arXiv 2112.13896), figure 8, unrolled over the kernel: the window's pixels are served at once, and
+no pixel is buffered that no later window needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from amaranth.hdl import C, Cat, Const, Module, Mux, Shape, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from numpy.typing import NDArray
+
+from rtl_templates import streams
+from rtl_templates.conv_lane import ConvLane, LaneShape
+from rtl_templates.mac_engine import delayed
+from rtl_templates.result_fifo import DISTRIBUTED_DEPTH, ResultFifo
+from rtl_templates.weight_memory import weight_memory
+
+# Lists that may come between the end of a position, as a model without latencies has it, and the cycle that counts it.
+_SLACK = 2
+
+# Of a block RAM: a FIFO that needs one has them all.
+_BLOCK_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a convolution over a map, in pixels of the padded map.
+
+    Attributes:
+        map, kernel, stride, padding, dilation: (rows, columns) each, as in torch.
+    """
+
+    map: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        for name in ("map", "kernel", "stride", "dilation"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
+        if min(self.padding) < 0:
+            raise ValueError(f"padding must not be negative, not {self.padding!r}")
+        if min(self.positions) < 1:
+            raise ValueError(f"the kernel must fit into the padded map: {self!r}")
+
+    @property
+    def positions(self) -> tuple[int, int]:
+        """Output rows and columns."""
+        rows, columns = (
+            (self.map[i] + 2 * self.padding[i] - self.dilation[i] * (self.kernel[i] - 1) - 1) // self.stride[i] + 1
+            for i in range(2)
+        )
+        return rows, columns
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Extent of the padded map, without the padding behind it that no window reaches."""
+        rows, columns = (
+            max(
+                self.padding[i] + self.map[i],
+                (self.positions[i] - 1) * self.stride[i] + (self.kernel[i] - 1) * self.dilation[i] + 1,
+            )
+            for i in range(2)
+        )
+        return rows, columns
+
+    @property
+    def pixels(self) -> int:
+        return self.padded[0] * self.padded[1]
+
+    def needed_by(self, axis: int) -> NDArray[np.bool_]:
+        """bool (pixels, kernel): whether an offset of the kernel meets a row (axis 0) or a column (axis 1)."""
+        place = np.arange(self.padded[axis])[:, None] - np.arange(self.kernel[axis]) * self.dilation[axis]
+        window, rest = np.divmod(place, self.stride[axis])
+        return (rest == 0) & (window >= 0) & (window < self.positions[axis])
+
+    def inside(self, axis: int) -> NDArray[np.bool_]:
+        """bool (pixels,): whether a row (axis 0) or a column (axis 1) is not padding."""
+        place = np.arange(self.padded[axis]) - self.padding[axis]
+        return (place >= 0) & (place < self.map[axis])
+
+    def pixels_of(self, offset: tuple[int, int]) -> NDArray[np.int64]:
+        """Numbers of the pixels that an offset of the kernel meets, in raster order."""
+        rows, columns = (self.needed_by(axis)[:, offset[axis]] for axis in range(2))
+        return np.flatnonzero(np.outer(rows, columns))
+
+    def least_depth(self) -> int:
+        """Lists that the first offset meets, and does not leave, until the last one meets its list of a position."""
+        first, last = self.pixels_of((0, 0)), self.pixels_of((self.kernel[0] - 1, self.kernel[1] - 1))
+        return int((np.searchsorted(first, last, side="right") - np.arange(len(last))).max())
+
+    def full_speed_depth(self, interval: int, cycles: int) -> int:
+        """Lists for which the first offset needs room if a word's pixels arrive evenly in its cycles; a power of two.
+
+        Args:
+            interval: cycles of a position.
+            cycles: of a word.
+        """
+        words = np.arange(3)[:, None]
+        first, last = self.pixels_of((0, 0)), self.pixels_of((self.kernel[0] - 1, self.kernel[1] - 1))
+        # In units of 1 / pixels of a cycle.
+        arrived, complete = (((words * self.pixels + of + 1) * cycles).ravel() for of in (first, last))
+        grid = np.arange(len(complete)) * interval * self.pixels
+        ended = np.maximum.accumulate(complete - grid) + grid + interval * self.pixels
+        held = np.arange(len(arrived)) + 1 - np.searchsorted(ended, arrived)
+        return 1 << (int(held.max()) + _SLACK - 1).bit_length()
+
+
+class ListConv(wiring.Component):
+    """Conv2d of lists: a chain of ConvLanes, one for each kernel offset.
+
+        x -> writer --> lane --> lane --> ... --> lane --> minus previous sums --> ResultFifo -> y
+             starts --'
+
+    A lane meets exactly one pixel of every window, and does so in raster order: its FIFO takes the pixels that are
+    its own, as they pass, and gives one to each output position. Pixels of the padding are lists of zeros. A position
+    starts when the last lane has its list and there is room for its result; then nothing stalls. All that the lanes
+    do follows from a few signals that pass from lane to lane, a cycle each, so each lane does everything one cycle
+    later than the one before, and results grow along the chain in step with it.
+
+    Accumulators are never cleared. They have two banks: one drains while the other fills, and what the same bank
+    drained before is subtracted behind the chain, exact modulo 2^width. After a reset both banks drain once without
+    a result.
+
+    Arguments:
+        shape: of an activation, 8 bits.
+        entries: of a list.
+        windows: the convolution.
+        weights: int (lanes, weight rows, channels, sets), in [-127, 127]; lanes are kernel offsets, row by row.
+        kernel_ids: int, same shape, below `kernels`.
+        kernels: of a set.
+        accumulator: shape; wide enough for every result (the packer proves it).
+        depth: lists that a lane's FIFO holds, a power of two; None for a full block RAM, and for more where they are
+            needed to keep up with a producer that delivers a word's pixels evenly.
+        offset: of ProductPair, or None for a multiplier for each product.
+
+    Members:
+        x: stream of whole lists, pixel by pixel; the payload is an array of `entries` entries.
+        y: value stream, `sets` lanes, `kernels` beats a position.
+
+    Latency: `latency` cycles from a window's last list to its first beat. Initiation interval: `interval` cycles a
+    position; a word in `cycles`.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: Shape,
+        entries: int,
+        windows: Windows,
+        weights: NDArray[np.integer],
+        kernel_ids: NDArray[np.integer],
+        kernels: int,
+        accumulator: Shape,
+        depth: int | None = None,
+        offset: int | None = 10,
+    ):
+        for name, value in (("entries", entries), ("kernels", kernels)):
+            if value < 1:
+                raise ValueError(f"{name} must be positive, not {value!r}")
+        lanes = windows.kernel[0] * windows.kernel[1]
+        if weights.ndim != 4 or weights.shape != kernel_ids.shape or len(weights) != lanes or not weights.size:
+            raise ValueError(
+                f"weights and kernel IDs must be ({lanes}, weight rows, channels, sets), "
+                f"not {weights.shape!r} and {kernel_ids.shape!r}"
+            )
+        if not 0 <= kernel_ids.min() <= kernel_ids.max() < kernels:
+            raise ValueError(f"kernel IDs must be below {kernels}")
+        if np.abs(weights.astype(np.int64)).max() > 127:
+            raise ValueError("weights must be in [-127, 127]")
+        _, weight_rows, channels, sets = weights.shape
+        self.windows, self.weights, self.kernel_ids = windows, weights, kernel_ids
+        self.interval = max(entries * weight_rows, kernels)
+        self._writes = -(-entries // min(2, entries))
+        if depth is None:
+            depth = windows.full_speed_depth(self.interval, self.cycles)
+            slot_rows = 1 << (self._writes - 1).bit_length()
+            if depth * slot_rows > DISTRIBUTED_DEPTH:
+                depth = max(depth, _BLOCK_ROWS // slot_rows)
+        if depth & (depth - 1) or depth < windows.least_depth():
+            raise ValueError(f"depth must be a power of two, at least {windows.least_depth()}, not {depth!r}")
+        self.lane = LaneShape(
+            shape=shape,
+            channels=channels,
+            entries=entries,
+            weight_rows=weight_rows,
+            depth=depth,
+            kernel_rows=windows.kernel[0],
+            kernel_columns=windows.kernel[1],
+            sets=sets,
+            kernels=kernels,
+            accumulator=accumulator,
+            offset=offset,
+        )
+        super().__init__(
+            {
+                "x": In(stream.Signature(data.ArrayLayout(self.lane.entry, entries))),
+                "y": Out(streams.values(accumulator, sets)),
+            }
+        )
+
+    @property
+    def cycles(self) -> int:
+        """Of a word, in steady state: positions, or writing its lists where that takes longer."""
+        positions = self.windows.positions[0] * self.windows.positions[1]
+        return max(positions * self.interval, self.windows.pixels * self._writes)
+
+    @property
+    def latency(self) -> int:
+        """Cycles from the last list of a window to its first beat, while nothing waits."""
+        return self.lane.steps + ConvLane.ADD + len(self.weights) + 7
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        lane = self.lane
+        m.submodules.writer = writer = ListWriter(self.windows, lane)
+        m.submodules.results = results = ResultFifo(
+            lane.sums, self._positions_under_way * lane.kernels, burst=lane.kernels
+        )
+        m.submodules.starts = starts = LaneControl(lane, self.interval)
+        wiring.connect(m, wiring.flipped(self.x), writer.x)
+        wiring.connect(m, results.y, wiring.flipped(self.y))
+        m.d.comb += [
+            starts.arrived.eq(writer.arrived),
+            starts.room.eq(results.room),
+            results.reserve.eq(starts.reserve),
+            writer.released.eq(starts.released),
+        ]
+
+        control: dict[str, Value] = {}
+        for part in (writer, starts):
+            control |= {name: getattr(part, name) for name in part.control}
+        sums: Value = C(0, lane.sums.size)
+        lanes = []
+        for number in range(len(self.weights)):
+            place = ConvLane(lane, *divmod(number, lane.kernel_columns))
+            m.submodules[f"lane_{number}"] = place
+            m.d.comb += [getattr(place.control, name).eq(value) for name, value in control.items()]
+            m.d.comb += place.sums.eq(sums)
+            control = {name: getattr(place.next_control, name) for name in control}
+            sums = place.next_sums
+            lanes.append(place)
+        for number in range(0, len(lanes), 2):
+            self._connect_weights(m, number, lanes[number : number + 2])
+        self._finish(m, control, sums, results)
+        return m
+
+    @property
+    def _positions_under_way(self) -> int:
+        """Positions from start to the last beat, so that no start waits for room."""
+        return -(-(self.latency + self.lane.kernels) // self.interval)
+
+    def _connect_weights(self, m: Module, number: int, lanes: Sequence[ConvLane]) -> None:
+        """A memory for two lanes, each of which has a port: what narrow blocks with two ports hold best."""
+        lane = self.lane
+        extent = (len(lanes), 1 << lane.weight_row_bits, 1 << lane.entry["index"].width, lane.sets)
+        weights, kernel_ids = np.zeros(extent, np.int64), np.zeros(extent, np.int64)
+        for target, source in ((weights, self.weights), (kernel_ids, self.kernel_ids)):
+            target[:, : lane.weight_rows, : lane.channels] = source[number : number + len(lanes)]
+        memory = weight_memory(weights.reshape(-1, lane.sets), kernel_ids.reshape(-1, lane.sets), lane.kernel_bits)
+        if memory.depth > DISTRIBUTED_DEPTH:
+            # Yosys would make the last of an odd number of lanes from LUTs: hundreds of them.
+            memory.attrs["ram_style"] = "block"
+        m.submodules[f"weights_{number}"] = memory
+        for part, place in enumerate(lanes):
+            port = memory.read_port()
+            m.d.comb += [
+                port.en.eq(1),
+                port.addr.eq(Cat(place.weight_address, C(part, 1))),
+                place.weights.eq(port.data),
+            ]
+
+    def _finish(self, m: Module, control: dict[str, Value], sums: data.View, results: ResultFifo) -> None:
+        """What the chain drained, less what it drained from the same accumulators before."""
+        lane = self.lane
+        # Sums leave a lane one cycle behind its control.
+        drain, live = delayed(m, control["drain"], 1, "drain"), delayed(m, control["drain_live"], 1, "drain_live")
+        address = delayed(m, control["drain_address"], 1, "drain_address")
+        previous = Memory(shape=lane.sums, depth=2 << lane.kernel_bits, init=[])
+        m.submodules.previous = previous
+        write, read = previous.write_port(), previous.read_port(domain="comb")
+        m.d.comb += [
+            read.addr.eq(address),
+            write.addr.eq(address),
+            write.en.eq(drain),
+            write.data.eq(sums),
+        ]
+        m.d.sync += results.write.eq(live)
+        for index in range(lane.sets):
+            difference = Signal(lane.accumulator, name=f"difference_{index}", reset_less=True)
+            m.d.sync += difference.eq(sums[index] - read.data[index])
+            m.d.comb += results.data[index].eq(difference)
+
+
+class ListWriter(wiring.Component):
+    """The write side of a ListConv: goes through the padded map and passes its lists on, FIFO row by row.
+
+    Arguments:
+        windows: the convolution.
+        lane: what all lanes have in common.
+
+    Members:
+        x: stream of whole lists.
+        released: strobe: a position has read its lists.
+        arrived: strobe: the list of a position that comes last; the position may start.
+        write and the like: see LaneShape.control.
+
+    Latency: 1 cycle. Initiation interval: `lane.list_rows` cycles a list, of the padding as well.
+    """
+
+    control = ("write", "write_last", "write_phase", "write_row", "write_rows", "write_columns")
+
+    def __init__(self, windows: Windows, lane: LaneShape):
+        self._windows, self._lane = windows, lane
+        members = lane.control.members
+        super().__init__(
+            {
+                "x": In(stream.Signature(data.ArrayLayout(lane.entry, lane.entries))),
+                "released": In(1),
+                "arrived": Out(1),
+                **{name: members[name] for name in self.control},
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        lane = self._lane
+        accept, free = Signal(), Signal(init=1)
+        rows, columns, inside = self._pixel(m, accept)
+
+        # Of all lanes the first holds most lists. A power of two lists is full when the top bit is set.
+        held = Signal(lane.slot_bits + 1)
+        room = Signal()
+        first, last = rows[0] & columns[0], rows[-1] & columns[-1]
+        m.d.comb += [
+            room.eq(free & ~(held[-1] & first)),
+            self.x.ready.eq(room & inside),
+            accept.eq(room & (self.x.valid | ~inside)),
+            # Its rows are written sooner than a position that starts now reads them.
+            self.arrived.eq(accept & last),
+        ]
+        m.d.sync += held.eq(held + (accept & first) - self.released)
+
+        parts = Signal(lane.list_rows * lane.row_bits, reset_less=True)
+        with m.If(free):
+            m.d.sync += [
+                parts.eq(Mux(inside, self.x.payload.as_value(), 0)),
+                self.write_rows.eq(rows),
+                self.write_columns.eq(columns),
+                self.write.eq(accept),
+                self.write_phase.eq(0),
+                free.eq(~accept | (lane.list_rows == 1)),
+            ]
+        with m.Else():
+            m.d.sync += [
+                parts.eq(parts >> lane.row_bits),
+                self.write_phase.eq(self.write_phase + 1),
+                free.eq(self.write_phase == lane.list_rows - 2),
+            ]
+        m.d.comb += [self.write_row.eq(parts[: lane.row_bits]), self.write_last.eq(free)]
+        return m
+
+    def _pixel(self, m: Module, advance: Value) -> tuple[Value, Value, Value]:
+        """Which kernel rows and columns need the pixel that is waited for, and whether it is in the map.
+
+        Looked up while the pixel before is waited for; reset leads to the first pixel with the second looked up.
+        """
+        windows = self._windows
+        height, width = windows.padded
+        second = divmod(1 % windows.pixels, width)
+        # At least a bit: a selector of none selects nothing.
+        y, x = Signal(range(max(2, height)), init=second[0]), Signal(range(max(2, width)), init=second[1])
+        with m.If(advance):
+            m.d.sync += x.eq(x + 1)
+            with m.If(x == width - 1):
+                m.d.sync += [x.eq(0), y.eq(Mux(y == height - 1, 0, y + 1))]
+        flags: list[Value] = []
+        for name, table, selector in (
+            ("rows", windows.needed_by(0), y),
+            ("columns", windows.needed_by(1), x),
+            ("inside_row", windows.inside(0)[:, None], y),
+            ("inside_column", windows.inside(1)[:, None], x),
+        ):
+            found = Signal(table.shape[1], name=name, init=_number(table[0]))
+            with m.If(advance):
+                m.d.sync += found.eq(Cat(Const(_number(bits), len(table)).bit_select(selector, 1) for bits in table.T))
+            flags.append(found)
+        rows, columns, inside_row, inside_column = flags
+        inside = C(1) if windows.inside(0).all() and windows.inside(1).all() else inside_row & inside_column
+        return rows, columns, inside
+
+
+class LaneControl(wiring.Component):
+    """The read side of a ListConv: starts positions, and tells the lanes each step and each drain.
+
+    Arguments:
+        lane: what all lanes have in common.
+        interval: cycles of a position.
+
+    Members:
+        arrived: strobe: one position more may start.
+        room, reserve: of a ResultFifo whose burst is a position's result.
+        released: strobe: a position has read its lists.
+        read_address and the like: see LaneShape.control.
+
+    Latency: 1 cycle from `arrived` to a start, 1 more to its first read_address. Initiation interval: `interval`.
+    """
+
+    control = ("read_address", "entry", "weight_row", "add", "add_bank", "drain", "drain_live", "drain_address")
+
+    def __init__(self, lane: LaneShape, interval: int):
+        self._lane, self._interval = lane, interval
+        members = lane.control.members
+        super().__init__(
+            {
+                "arrived": In(1),
+                "room": In(1),
+                "reserve": Out(1),
+                "released": Out(1),
+                **{name: members[name] for name in self.control},
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        lane = self._lane
+        waiting = Signal(lane.slot_bits + 1)
+        # Accumulators hold anything after a reset: two positions without steps tell what each bank begins with.
+        unknown_banks = Signal(range(3), init=2)
+        pace = Signal(range(self._interval))
+        live, begin, run, step, last_step = Signal(), Signal(), Signal(), Signal(), Signal()
+        bank = Signal()
+        m.d.comb += [
+            live.eq(unknown_banks == 0),
+            begin.eq((pace == 0) & (~live | ((waiting != 0) & self.room))),
+            run.eq(begin | (pace != 0)),
+            step.eq(run & live & (pace < lane.steps)),
+            last_step.eq(run & (pace == lane.steps - 1)),
+            self.released.eq(last_step & live),
+            # All places are reserved before the next position asks for room.
+            self.reserve.eq(run & live & (pace < lane.kernels)),
+        ]
+        m.d.sync += waiting.eq(waiting + self.arrived - (begin & live))
+        with m.If(run):
+            m.d.sync += pace.eq(pace + 1)
+            with m.If(pace == self._interval - 1):
+                m.d.sync += [pace.eq(0), bank.eq(~bank)]
+                with m.If(~live):
+                    m.d.sync += unknown_banks.eq(unknown_banks - 1)
+
+        entry, weight_row, slot = Signal(range(lane.entries)), Signal(lane.weight_row_bits), Signal(lane.slot_bits)
+        with m.If(step):
+            m.d.sync += weight_row.eq(weight_row + 1)
+            with m.If(weight_row == lane.weight_rows - 1):
+                m.d.sync += [weight_row.eq(0), entry.eq(Mux(entry == lane.entries - 1, 0, entry + 1))]
+        with m.If(self.released):
+            m.d.sync += slot.eq(slot + 1)
+        phase, place = (entry[1:], entry[0]) if lane.entries > 1 else (C(0, 0), C(0, 0))
+        select, add = ConvLane.SELECT, ConvLane.ADD
+        m.d.comb += [
+            self.read_address.eq(delayed(m, Cat(phase, slot), 1, "read_address")),
+            self.entry.eq(delayed(m, place, 1 + select, "entry")),
+            self.weight_row.eq(delayed(m, weight_row, 2 + select, "weight_row")),
+            self.add.eq(delayed(m, step, 1 + add, "add")),
+            self.add_bank.eq(delayed(m, bank, 1 + add, "add_bank")),
+        ]
+
+        # The drain follows the last sum. It takes no longer than a position, so the next one finds it ended.
+        ended, ended_live = delayed(m, last_step, 1 + add, "ended"), delayed(m, self.released, 1 + add, "ended_live")
+        kernel, drain_bank = Signal(range(lane.kernels)), Signal()
+        with m.If(ended):
+            m.d.sync += [self.drain.eq(1), self.drain_live.eq(ended_live), kernel.eq(0), drain_bank.eq(self.add_bank)]
+        with m.Elif(kernel == lane.kernels - 1):
+            m.d.sync += [self.drain.eq(0), self.drain_live.eq(0)]
+        with m.Else():
+            m.d.sync += kernel.eq(kernel + 1)
+        m.d.comb += self.drain_address.eq(Cat(kernel, drain_bank))
+        return m
+
+
+def _number(bits: NDArray[np.bool_]) -> int:
+    """The first bit is the lowest."""
+    return sum(int(bit) << place for place, bit in enumerate(bits))

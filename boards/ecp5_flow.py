@@ -28,6 +28,7 @@ from typing import Any
 from boards.catalogue import BOARDS, Board
 from boards.tools import run_tool, version
 from boards.top import TOP, TopSources, link_words_per_second, top_sources
+from hwgen import ecp5
 from hwgen.errors import InputError, PlanError, ToolError
 from hwgen.format.bundle import BUILD, BUILD_RECORD, Manifest, read_manifest
 
@@ -52,7 +53,8 @@ class Options:
         clock_mhz: the accelerator's clock; the PLL makes the nearest within 1 %.
         baud: of the serial line, or None for the fastest that the clock makes.
         seed: of the placement: another seed gives another result.
-        router: "router1", or "router2", which takes less time on a crowded FPGA.
+        router: "router1", whose clocks are some 10 % faster, or "router2", which ends soon where router1's last
+            connections take hours.
     """
 
     clock_mhz: float = 100.0
@@ -274,18 +276,20 @@ def _steps(
 ) -> list[Step]:
     """The steps of a build; each one's key contains that of the step before."""
     device = sources.device.removeprefix("LFE5U-").removesuffix("F").lower() + "k"
-    commands = [
-        # Yosys looks for memory images beside the file that names them.
-        f'read_verilog "{bundle / f"{manifest.top}.v"}"',
-        f"read_rtlil {TOP}.il",
-        f"synth_ecp5 -top {TOP} -json netlist.json.new",
-    ]
 
     def synthesise() -> None:
         report("synthesis", None)
         (folder / f"{TOP}.il").write_text(sources.rtlil)
+        commands = [
+            # Yosys looks for memory images beside the file that names them.
+            f'read_verilog "{bundle / f"{manifest.top}.v"}"',
+            f"read_rtlil {TOP}.il",
+            *ecp5.synthesis(TOP, folder, "-json netlist.json.new"),
+        ]
         (folder / "synthesis.ys").write_text("\n".join(commands) + "\n")
         run_tool("yosys", ["synthesis.ys"], folder, folder / "synthesis.log")
+        netlist = folder / "netlist.json.new"
+        netlist.write_text(json.dumps(ecp5.improved(json.loads(netlist.read_text()), TOP)))
 
     placing = [
         f"--{device}", "--package", PACKAGES[sources.package[:2]] + sources.package[2:], "--speed", sources.speed,
@@ -314,7 +318,7 @@ def _steps(
         arguments = ["--compress", "--input", "accelerator.config", "--bit", f"{BITSTREAM}.new"]
         run_tool("ecppack", arguments, folder, folder / "bitstream.log")
 
-    synthesis = _key(manifest.content_hash, sources.rtlil, commands[2], versions["yosys"])
+    synthesis = _key(manifest.content_hash, sources.rtlil, ecp5.ARITHMETIC, versions["yosys"])
     placed = _key(synthesis, sources.constraints, *placing, versions["nextpnr-ecp5"])
     packed = _key(placed, versions["ecppack"])
     return [

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boards.tools import run_tool
+from hwgen import ecp5
 from hwgen.errors import InputError
 
-COMMANDS = {"ecp5": "synth_ecp5 -top {top}", "ultrascale+": "synth_xilinx -family xcup -top {top}"}
+FAMILIES = ("ecp5", "ultrascale+")
 
 # Look-up tables that one cell occupies.
 ECP5_LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
@@ -66,13 +67,14 @@ def counts(
         InputError: no such family.
         ToolError: Yosys is missing or failed.
     """
-    if family not in COMMANDS:
-        raise InputError(f"family {family!r} cannot be counted; choose one of {', '.join(COMMANDS)}")
+    if family not in FAMILIES:
+        raise InputError(f"family {family!r} cannot be counted; choose one of {', '.join(FAMILIES)}")
     with tempfile.TemporaryDirectory(prefix="hwgen-counts-") as scratch:
         folder = Path(scratch)
+        xilinx = [ecp5.UNVERIFIED, f"synth_xilinx -family xcup -top {top}"]
         commands = (
             f'read_verilog "{Path(verilog).absolute()}"',
-            COMMANDS[family].format(top=top),
+            *(ecp5.synthesis(top, folder) if family == "ecp5" else xilinx),
             "tee -q -o cells.json stat -json",
         )
         (folder / "counts.ys").write_text("\n".join(commands) + "\n")

@@ -281,7 +281,9 @@ def build(
         int | None, typer.Option("--baud", min=1, help="Of the serial line. Default: the fastest up to 3000000.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the placement; another gives another Fmax.")] = 1,
-    router: Annotated[str, typer.Option("--router", help="router1 or router2.")] = "router1",
+    router: Annotated[
+        str, typer.Option("--router", help="router1 for speed; router2 ends soon even on a crowded FPGA.")
+    ] = "router1",
     force: Annotated[bool, typer.Option("--force", help="Do the steps again that an earlier build has done.")] = False,
     json: Json = False,
 ) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from amaranth.hdl import C, Cat, Const, Module, Mux, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
@@ -227,7 +228,19 @@ class ListConv(wiring.Component):
             lane.sums, self._positions_under_way * lane.kernels, burst=lane.kernels
         )
         m.submodules.starts = starts = LaneControl(lane, self.interval)
-        wiring.connect(m, wiring.flipped(self.x), writer.x)
+        if self._waiting:
+            payload = self.x.payload
+            m.submodules.waiting = waiting = SyncFIFOBuffered(width=len(payload.as_value()), depth=self._waiting)
+            m.d.comb += [
+                waiting.w_data.eq(payload),
+                waiting.w_en.eq(self.x.valid),
+                self.x.ready.eq(waiting.w_rdy),
+                writer.x.payload.eq(waiting.r_data),
+                writer.x.valid.eq(waiting.r_rdy),
+                waiting.r_en.eq(writer.x.ready),
+            ]
+        else:
+            wiring.connect(m, wiring.flipped(self.x), writer.x)
         wiring.connect(m, results.y, wiring.flipped(self.y))
         m.d.comb += [
             starts.arrived.eq(writer.arrived),
@@ -253,6 +266,16 @@ class ListConv(wiring.Component):
             self._connect_weights(m, number, lanes[number : number + 2])
         self._finish(m, control, sums, results)
         return m
+
+    @property
+    def _waiting(self) -> int:
+        """Lists that come while padding is written, 0 without padding: a producer without rest cannot make up for it."""
+        if not any(self.windows.padding):
+            return 0
+        inside = np.outer(self.windows.inside(0), self.windows.inside(1)).ravel()
+        borders = np.flatnonzero(np.concatenate([inside, inside]))
+        longest = int(np.diff(borders).max()) - 1
+        return -(-longest * self._writes * int(inside.sum()) // self.cycles) + _SLACK
 
     @property
     def _positions_under_way(self) -> int:

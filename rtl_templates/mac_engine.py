@@ -49,7 +49,7 @@ class MacEngine(wiring.Component):
         x: value or list stream.
         y: value stream of accumulators, `sets` lanes, `kernels` beats a fold, all folds of a position in order.
 
-    Latency: from a word's last beat to its first result `walk.steps` + 5 cycles, 7 with lists, and that of Accumulators
+    Latency: from a word's last beat to its first result `walk.steps` + 5 cycles, 8 with lists, and that of Accumulators
     or SerialAccumulators. Initiation interval: `walk.cycles` a word, or the word's beats where there are more, as long
     as there are banks enough for the groups that are under way.
     """
@@ -95,8 +95,9 @@ class MacEngine(wiring.Component):
         m.submodules.buffer = buffer = self.buffer
         m.submodules.walker = walker = Walker(self.walk, buffer.address_bits, self.banks)
         lists = self.stream_lanes is None
-        # The buffer answers one cycle after the walker; a list entry then selects its weight row, two cycles more.
-        weight_latency = 3 if lists else 1
+        # The buffer answers one cycle after the walker. A list entry then takes a register, since block memory is slow,
+        # and selects its weight row, two cycles more.
+        weight_latency = 4 if lists else 1
         operand_latency = weight_latency + 1
         ready: Value = C(1)
         accumulators: Accumulators | SerialAccumulators
@@ -128,7 +129,8 @@ class MacEngine(wiring.Component):
         kernel_bits = accumulators.kernel_bits
         for reader in range(readers):
             m.d.comb += buffer.address[reader].eq(walker.address[reader])
-            inside = delayed(m, walker.inside[reader], 1, f"inside_{reader}")
+            arrival = 2 if lists else 1
+            inside = delayed(m, walker.inside[reader], arrival, f"inside_{reader}")
             memory = weight_memory(
                 self.weights[reader].reshape(depth, -1), self.kernel_ids[reader].reshape(depth, -1), kernel_bits
             )
@@ -136,8 +138,9 @@ class MacEngine(wiring.Component):
             port = memory.read_port()
             m.d.comb += port.en.eq(1)
             if lists:
-                entry = buffer.data[reader][0]
-                base = delayed(m, walker.weight[reader], 1, f"base_{reader}")
+                entry = Signal(self.x.payload.shape(), name=f"entry_{reader}")
+                m.d.sync += entry.eq(buffer.data[reader][0])
+                base = delayed(m, walker.weight[reader], arrival, f"base_{reader}")
                 row = Signal(range(max(depth, 2)), name=f"row_{reader}")
                 m.d.sync += row.eq(base + entry.index)
                 m.d.comb += port.addr.eq(row)
@@ -151,7 +154,7 @@ class MacEngine(wiring.Component):
             for lane, value in enumerate(arrived):
                 masked = Signal(self.shape, name=f"masked_{reader}_{lane}")
                 m.d.comb += masked.eq(Mux(inside, value, 0))
-                activation = delayed(m, masked, operand_latency - 1, f"activation_{reader}_{lane}")
+                activation = delayed(m, masked, operand_latency - arrival, f"activation_{reader}_{lane}")
                 # A slice of a wide row costs elaboration time in proportion to the row: cut it up lane by lane first.
                 slots = Signal(sets * (WEIGHT_BITS + kernel_bits), name=f"slots_{reader}_{lane}")
                 m.d.comb += slots.eq(port.data[lane * len(slots) : (lane + 1) * len(slots)])

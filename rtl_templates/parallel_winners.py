@@ -39,8 +39,8 @@ class ParallelGlobalWinners(wiring.Component):
         x: value stream.
         y: list stream.
 
-    Latency: about as much as two intervals and a word's values. Initiation interval: a word in
-    `rtl_templates.timing.parallel_global_interval` cycles.
+    Latency: from a word's last beat to its first entry, see `rtl_templates.timing.parallel_global_latency`.
+    Initiation interval: a word in `rtl_templates.timing.parallel_global_interval` cycles.
     After reset the histograms are cleared, one cycle a bin, before the first beat is accepted.
     """
 

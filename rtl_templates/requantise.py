@@ -14,7 +14,6 @@ from rtl_templates.layouts import channel_count, checked
 from rtl_templates.pipe import StreamBuffer
 from rtl_templates.streams import Layout
 
-
 # Bits of an operand of the ECP5's multiplier blocks.
 BLOCK_WIDTH = 18
 

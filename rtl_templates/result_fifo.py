@@ -9,8 +9,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-# Entries of a distributed RAM on most devices; what is deeper becomes block RAM.
-DISTRIBUTED_DEPTH = 16
+# What is deeper becomes block RAM. A distributed RAM has 16 entries on the ECP5; two of them take less than blocks, of
+# which a wide and shallow memory would use a twentieth.
+DISTRIBUTED_DEPTH = 32
 
 
 def ram_style(depth: int) -> str:

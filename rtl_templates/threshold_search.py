@@ -39,8 +39,8 @@ class ThresholdSearch(wiring.Component):
         x: value stream.
         y: stream of thresholds, one a word.
 
-    Latency, initiation interval: a word in its beats, and its threshold in `rtl_templates.timing.threshold_interval`
-    after them. After reset the histograms are cleared, one cycle a bin, before the first beat is accepted.
+    Latency: `rtl_templates.timing.threshold_interval` + 1 cycles from a word's last beat. Initiation interval: a word in
+    its beats, or in `threshold_interval` cycles where that is more. After reset the histograms are cleared, one cycle a bin, before the first beat is accepted.
     """
 
     def __init__(self, layout: Layout, positions: int, shape: Shape, k: int):

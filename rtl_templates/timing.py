@@ -26,6 +26,7 @@ _GLOBAL_PASS_OVERHEAD = 2
 # Of ThresholdSearch beside the bins, and of WinnersReader beside the values: hand-over and the length of the pipeline.
 _THRESHOLD_OVERHEAD = 5
 _READER_OVERHEAD = 6
+_READER_LATENCY = 11
 
 
 def narrow_interval(lanes_in: int, lanes_out: int) -> int:
@@ -93,7 +94,7 @@ def threshold_delay(lanes: int) -> int:
 
 
 def threshold_interval(lanes: int, bits: int = 8) -> int:
-    """Cycles from a word's last beat to its threshold in ThresholdSearch, which is also what it takes for one word."""
+    """Cycles that ThresholdSearch takes for one word, beside its beats."""
     return (1 << bits) + threshold_delay(lanes) + _THRESHOLD_OVERHEAD
 
 
@@ -118,6 +119,11 @@ def parallel_global_interval(
     count = channels * positions
     search = threshold_interval(-(-count // beats), bits)
     return max(beats, search, reader_interval(count, units), min(k, count))
+
+
+def parallel_global_latency(channels: int, positions: int, lanes: int, bits: int = 8) -> int:
+    """Cycles from a word's last beat to its first entry in ParallelGlobalWinners, while nothing waits."""
+    return threshold_interval(lanes, bits) + channels * positions + _READER_LATENCY
 
 
 def scatter_interval(steps: int, places: int) -> int:
@@ -147,7 +153,7 @@ def serial_interval(steps: int, kernels: int, lists: bool) -> int:
         kernels: accumulators a set, drained one a cycle.
         lists: of a list stream; what lies between the walker and the accumulators is longer then.
     """
-    return steps + max(kernels, 8 if lists else 6)
+    return steps + max(kernels, 9 if lists else 6)
 
 
 # Of WindowSweep, beside the reads of a block; of UnrolledConv, from the taps' register to the output.

@@ -187,7 +187,7 @@ class Walker(wiring.Component):
         # Stage 1: the step's table row, beside what belongs to it.
         valid_1, first_1, last_1, release_1 = Signal(), Signal(), Signal(), Signal()
         origin_1, pixel_y_1, pixel_x_1 = Signal.like(origin), Signal.like(pixel_y), Signal.like(pixel_x)
-        number_1 = Signal.like(number)
+        number_1, step_1 = Signal.like(number), Signal(range(max(2, walk.steps)))
         m.d.sync += [
             valid_1.eq(issue),
             first_1.eq(step == 0),
@@ -197,6 +197,7 @@ class Walker(wiring.Component):
             pixel_y_1.eq(pixel_y),
             pixel_x_1.eq(pixel_x),
             number_1.eq(number),
+            step_1.eq(step),
         ]
         table_address = number if walk.dy.shape[0] > 1 else step
         m.d.sync += [
@@ -208,7 +209,7 @@ class Walker(wiring.Component):
 
         # Stage 2: addresses, registered.
         for reader in range(walk.readers):
-            delta, dy, dx, present, weight = self._table(m, reader, table_address, issue)
+            delta, dy, dx, present, weight = self._table(m, reader, table_address, issue, step_1)
             m.d.sync += [
                 self.address[reader].eq(origin_1 + delta),
                 self.inside[reader].eq(
@@ -222,8 +223,8 @@ class Walker(wiring.Component):
             ]
         return m
 
-    def _table(self, m, reader, address, enable):
-        """The step table of one reader as a memory; constant fields cost no bits."""
+    def _table(self, m, reader, address, enable, step):
+        """The step table of one reader as a memory; constant fields cost no bits, nor do rows that follow each other."""
         walk = self.walk
         dy, dx = walk.dy[..., reader].ravel(), walk.dx[..., reader].ravel()
         delta = (dy * walk.map_columns + dx) * walk.rows_per_pixel + walk.offset[..., reader].ravel()
@@ -243,6 +244,9 @@ class Walker(wiring.Component):
         for values, shape in fields:
             if (values == values[0]).all():
                 places.append((None, C(int(values[0]), shape)))
+                continue
+            if (values == np.arange(len(values)) % walk.steps).all():
+                places.append((None, step))
                 continue
             mask = (1 << shape.width) - 1
             rows = [row | ((int(value) & mask) << width) for row, value in zip(rows, values, strict=True)]

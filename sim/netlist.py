@@ -14,11 +14,13 @@ the multiplier, which Yosys leaves as black boxes.
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from hwgen import ecp5
 from hwgen.errors import ToolError
 from hwgen.verilog import run_yosys
 
@@ -51,16 +53,19 @@ def synthesise(verilog: Path, top: str, out: Path, *, multiplier_blocks: bool = 
     Raises:
         ToolError: Yosys is missing or failed.
     """
-    target = out.absolute() / f"{top}_netlist.v"
+    target, cells = (out.absolute() / f"{top}_netlist.{suffix}" for suffix in ("v", "json"))
     run_yosys(
         [
             # Yosys looks for memory images beside the file that names them.
             f'read_verilog "{verilog.absolute()}"',
-            f"synth_ecp5 -top {top}{'' if multiplier_blocks else ' -nodsp'}",
+            *ecp5.synthesis(top, out.absolute(), "" if multiplier_blocks else "-nodsp"),
             "check -assert",
-            f'write_verilog -noattr "{target}"',
+            f'write_json "{cells}"',
         ]
     )
+    cells.write_text(json.dumps(ecp5.improved(json.loads(cells.read_text()), top, outputs=False)))
+    run_yosys([f'read_json "{cells}"', f'write_verilog -noattr "{target}"'])
+    cells.unlink()
     netlist = target.read_text()
     models = [*(_yosys_share() / name for name in YOSYS_CELLS), CELLS]
     # What Yosys' models include besides is not in its netlists.

@@ -360,7 +360,13 @@ def _parse_port(path: Path, name: str, value: dict[str, Any]) -> Port:
         if set(value) != {"lanes", "bits", "signed", "shape", "layout", "pixels"} or type(value["signed"]) is not bool:
             raise InputError("must have lanes, bits, signed, shape, layout and pixels")
         shape, layout = tuple(value["shape"]), tuple(tuple(row) for row in value["layout"])
-        numbers = [value["lanes"], value["bits"], value["pixels"], *shape, *(channel for row in layout for channel in row)]
+        numbers = [
+            value["lanes"],
+            value["bits"],
+            value["pixels"],
+            *shape,
+            *(channel for row in layout for channel in row),
+        ]
         if any(type(number) is not int for number in numbers):
             raise InputError("must consist of integers")
         return Port(value["lanes"], value["bits"], value["signed"], shape, layout, value["pixels"])

@@ -305,9 +305,7 @@ class Chain:
         if emit == "values":
             raise TooSlow("global k-WTA that emits values takes one value a beat")
         for units in range(2, MOST_GLOBAL_UNITS + 1):
-            cycles = timing.parallel_global_interval(
-                stream.channels, stream.positions, stream.beats, emit, units, k=k
-            )
+            cycles = timing.parallel_global_interval(stream.channels, stream.positions, stream.beats, emit, units, k=k)
             if cycles <= self.limit:
                 break
         return cycles, units
@@ -331,7 +329,9 @@ class Chain:
 
 def _apart(window: stages.Window) -> bool:
     """Whether the windows of a pool lie side by side, each inside the map."""
-    inside = all(size * part <= extent for size, part, extent in zip(window.size, window.kernel, window.map, strict=True))
+    inside = all(
+        size * part <= extent for size, part, extent in zip(window.size, window.kernel, window.map, strict=True)
+    )
     return window.kernel == window.stride and window.padding == (0, 0) and window.dilation == (1, 1) and inside
 
 

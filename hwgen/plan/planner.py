@@ -87,9 +87,7 @@ def make_plan(
             if plan.cycles_per_word > cycles:
                 raise
         if board is not None and (lack := _lack(plan, board)):
-            raise PlanError(
-                f"{cycles} cycles a word take {lack}; allow more cycles or choose a larger board"
-            )
+            raise PlanError(f"{cycles} cycles a word take {lack}; allow more cycles or choose a larger board")
         return plan
     return _fastest(network, board)
 

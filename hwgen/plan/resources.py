@@ -45,8 +45,8 @@ def resources(stage: Stage) -> Resources:
         case stages.Lanes():
             lanes, bits = stage.window.area, stage.accumulator_bits
             # Two distributed memory ports, the adder of the accumulator and that of the chain; a shared multiplier.
-            each = 12 * -(-bits // 4) + 2 * bits + 20
-            return Resources(lanes * stage.sets * each, lanes * -(-stage.sets // 2), stage.weight_bits + lanes * 18432)
+            site = 12 * -(-bits // 4) + 2 * bits + 20
+            return Resources(lanes * stage.sets * site, lanes * -(-stage.sets // 2), stage.weight_bits + lanes * 18432)
         case stages.Mac():
             lanes = stage.multipliers // stage.parallel
             bit = _SERIAL_ACCUMULATOR_BIT if stage.serial else _ACCUMULATOR_BIT

@@ -1,7 +1,7 @@
 // Behaviour of the ECP5 blocks that Yosys' own library leaves as black boxes, as far as Yosys' mapping uses them.
 //
 // Pins and the order of bits are those of its lattice/brams_map_16kd.v and dsp_map_18x18.v. What is not modelled
-// (registers inside, asynchronous resets, chip selects, write-through) is refused when the netlist is compiled: its
+// (registers inside the block memory, asynchronous resets, chip selects, write-through) is refused when the netlist is compiled: its
 // parameter, or a module that Verilator then looks for, does not exist.
 
 // 1,024 rows of two 9-bit bytes. Ports of 1, 2 and 4 bits do not see the ninth; where both ports meet at one address, a
@@ -179,18 +179,42 @@ module MULT18X18D (
     input B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0,
     input C17, C16, C15, C14, C13, C12, C11, C10, C9, C8, C7, C6, C5, C4, C3, C2, C1, C0,
     input SIGNEDA, SIGNEDB, SOURCEA, SOURCEB,
+    input CLK0, CE0, CE1, CE2, RST0, RST1, RST2,
     output P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19, P18, P17, P16, P15,
     P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0
 );
-    wire signed [18:0] a = {
-        SIGNEDA & A17, A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0
-    };
-    wire signed [18:0] b = {
-        SIGNEDB & B17, B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0
-    };
-    wire signed [37:0] product = a * b;
+    parameter REG_INPUTA_CLK = "NONE";
+    parameter REG_INPUTA_CE = "CE0";
+    parameter REG_INPUTA_RST = "RST0";
+    parameter REG_INPUTB_CLK = "NONE";
+    parameter REG_INPUTB_CE = "CE1";
+    parameter REG_INPUTB_RST = "RST1";
+    parameter REG_OUTPUT_CLK = "NONE";
+    parameter REG_OUTPUT_CE = "CE2";
+    parameter REG_OUTPUT_RST = "RST2";
+
+    generate
+        if (REG_INPUTA_CE != "CE0" || REG_INPUTB_CE != "CE1" || REG_OUTPUT_CE != "CE2")
+            MULT18X18D_such_enables_are_not_modelled refused ();
+    endgenerate
+
+    wire [17:0] a = {A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0};
+    wire [17:0] b = {B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0};
+    reg [17:0] a_held = 0, b_held = 0;
+    reg [35:0] held = 0;
+    wire [17:0] a_now = REG_INPUTA_CLK == "NONE" ? a : a_held;
+    wire [17:0] b_now = REG_INPUTB_CLK == "NONE" ? b : b_held;
+    wire signed [18:0] a_wide = {SIGNEDA & a_now[17], a_now};
+    wire signed [18:0] b_wide = {SIGNEDB & b_now[17], b_now};
+    wire signed [37:0] product = a_wide * b_wide;
+    wire [35:0] now = REG_OUTPUT_CLK == "NONE" ? product[35:0] : held;
+    always @(posedge CLK0) begin
+        if (RST0) a_held <= 0; else if (CE0) a_held <= a;
+        if (RST1) b_held <= 0; else if (CE1) b_held <= b;
+        if (RST2) held <= 0; else if (CE2) held <= product[35:0];
+    end
     assign {
         P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19, P18, P17, P16, P15,
         P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0
-    } = product[35:0];
+    } = now;
 endmodule

@@ -188,8 +188,8 @@ def edit(folder, change) -> None:
     ("change", "message"),
     [
         (lambda d: d.update(format="zip"), "not the manifest of a bundle"),
-        (lambda d: d.update(version=2), "version 2 is not 1"),
-        (lambda d: d.update(version=True), "version True is not 1"),
+        (lambda d: d.update(version=3), "version 3 is not 2"),
+        (lambda d: d.update(version=True), "version True is not 2"),
         (lambda d: d.pop("files"), "'files' is missing or not a dict"),
         (lambda d: d["files"].update({"../../etc/passwd": "0"}), "file name '../../etc/passwd' leads outside"),
         (lambda d: d["files"].update({"/etc/passwd": "0"}), "file name '/etc/passwd' leads outside"),

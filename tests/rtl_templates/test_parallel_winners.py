@@ -35,6 +35,7 @@ def test_against_sorting(channels, lanes, positions, shape, k, units, wanted):
             "k": k,
             "emit": "entries",
             "interval": wanted,
+            "latency": timing.parallel_global_latency(channels, positions, lanes),
             "buffered": 12 * units,
         },
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from amaranth.hdl import Cat, Module
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import stream
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
@@ -162,14 +162,46 @@ class MultiplierBench(Component):
         return m
 
 
-def run_netlist(component: Component, beats: np.ndarray, tmp_path, cell: str) -> np.ndarray:
+class RegisteredMultiplierBench(Component):
+    """Multiplies the two halves of a beat between registers, which an enable may hold.
+
+    Arguments:
+        reset: of the registers; those of a multiplier block are not used then.
+    """
+
+    def __init__(self, bits: int, enabled: bool, reset: bool) -> None:
+        self._bits, self._enabled, self._reset = bits, enabled, reset
+        super().__init__({"x": In(stream.Signature(2 * bits)), "y": Out(stream.Signature(2 * bits))})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        a, b = (Signal(signed(self._bits), name=name, reset_less=not self._reset) for name in ("a", "b"))
+        product = Signal(signed(2 * self._bits), reset_less=not self._reset)
+        valid, advance = Signal(2), Signal()
+        m.d.comb += [
+            advance.eq(~self.y.valid | self.y.ready if self._enabled else 1),
+            self.x.ready.eq(advance),
+            self.y.valid.eq(valid[1]),
+            self.y.payload.eq(product),
+        ]
+        with m.If(advance):
+            m.d.sync += [
+                valid.eq(Cat(self.x.valid, valid[0])),
+                a.eq(self.x.payload[: self._bits]),
+                b.eq(self.x.payload[self._bits :]),
+                product.eq(a * b),
+            ]
+        return m
+
+
+def run_netlist(component: Component, beats: np.ndarray, tmp_path, cell: str, output_stalls: float = 0.2) -> np.ndarray:
     """One answer a beat of the synthesised component, which must have `cell`; both arrays are uint64 (N,)."""
     netlist = synthesise(write_verilog(component, tmp_path, "bench")[0], "bench", tmp_path)
     assert cell in netlist.cells
     raw = beats.astype("<u8").view(np.uint32).reshape(len(beats), 1, 2)
     limbs = -(-component.x.payload.shape().width // 32)
     with CompiledSimulator(netlist.verilog, "bench", None, None, optimise=0) as simulator:
-        result = simulator.run_words(raw[..., :limbs], output_beats=1, input_stalls=0.2, output_stalls=0.2)
+        result = simulator.run_words(raw[..., :limbs], output_beats=1, input_stalls=0.2, output_stalls=output_stalls)
     raw_out = np.zeros((len(beats), 2), np.uint32)
     raw_out[:, : result.raw_out.shape[2]] = result.raw_out[:, 0]
     return raw_out.view("<u8")[:, 0]
@@ -215,3 +247,21 @@ def test_multiplier_model(signs, tmp_path):
     beats = (pairs[:, 0] & mask) | (pairs[:, 1] & mask) << bits
     answers = run_netlist(MultiplierBench(signs, bits), beats, tmp_path, "MULT18X18D")
     np.testing.assert_array_equal(answers, pairs.prod(axis=1) & ((1 << 2 * bits) - 1))
+
+
+@pytest.mark.parametrize(("enabled", "reset"), [(False, False), (True, False), (False, True)])
+def test_multiplier_registers(enabled, reset, tmp_path):
+    bits = 16
+    draw = np.random.default_rng(8)
+    edges = [-(1 << bits - 1), -1, 0, 1, (1 << bits - 1) - 1]
+    pairs = np.array([[a, b] for a in edges for b in edges])
+    pairs = np.concatenate([pairs, draw.integers(-(1 << bits - 1), 1 << bits - 1, (300, 2))])
+    mask = (1 << bits) - 1
+    beats = (pairs[:, 0] & mask) | (pairs[:, 1] & mask) << bits
+    bench = RegisteredMultiplierBench(bits, enabled, reset)
+    answers = run_netlist(bench, beats, tmp_path, "MULT18X18D", output_stalls=0.2 if enabled else 0)
+    np.testing.assert_array_equal(answers, pairs.prod(axis=1) & ((1 << 2 * bits) - 1))
+    netlist = (tmp_path / "bench_netlist.v").read_text().split("`define NO_INCLUDES")[0]
+    assert ("REG_INPUTA_CLK" in netlist and "REG_OUTPUT_CLK" in netlist) == (not reset)
+    # What remains are the two stages' valid bits.
+    assert reset or netlist.count("  TRELLIS_FF #(") == 2

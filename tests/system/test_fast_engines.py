@@ -1,0 +1,79 @@
+"""Networks at speeds that only the chain of lanes, the unrolled convolution and the parallel k-WTA reach."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwgen.format.network import (
+    Conv2d,
+    Flatten,
+    Input,
+    IntegerNetwork,
+    KWinners,
+    Linear,
+    MaxPool2d,
+    Requantise,
+)
+from hwgen.packing import pack_network
+from hwgen.plan import make_plan
+from tests.system.journey import check_plan
+
+
+def weights(draw, shape, density):
+    mask = draw.random(shape) < density
+    return np.where(mask, draw.integers(-127, 128, shape), 0).astype(np.int8), mask
+
+
+def requantise(draw, name, channels, shift, signed=True):
+    return Requantise(name, draw.integers(128, 1 << 10, channels).astype(np.int32), shift, signed)
+
+
+def network(seed: int, *, signed: bool, padding: int, stride: int, pool: tuple[int, int], density: float):
+    """Unrolled convolution with a pool, local k-WTA, convolution, pool, local k-WTA, Linear, global k-WTA, Linear."""
+    draw = np.random.default_rng(seed)
+    rows, columns = (11 // pool[0], 14 // pool[1])
+    size = [(extent + 2 * padding - 3) // stride + 1 for extent in (rows, columns)]
+    features = 12 * (size[0] // 2) * (size[1] // 2)
+
+    def bias(n: int):
+        return draw.integers(-300, 300, n).astype(np.int32)
+
+    return IntegerNetwork(
+        Input((1, 13, 16), 1.0, signed),
+        (
+            Conv2d("conv1", *weights(draw, (16, 1, 3, 3), 0.4), bias(16)),
+            MaxPool2d("pool1", pool, pool),
+            requantise(draw, "requantise1", 16, 17),
+            KWinners("winners1", 4, True),
+            Conv2d("conv2", *weights(draw, (12, 16, 3, 3), density), bias(12), (stride,) * 2, (padding,) * 2),
+            MaxPool2d("pool2", (2, 2), (2, 2)),
+            requantise(draw, "requantise2", 12, 17, False),
+            KWinners("winners2", 3, True),
+            Flatten("flatten"),
+            Linear("linear", *weights(draw, (300, features), 0.1), bias(300)),
+            requantise(draw, "requantise3", 300, 17),
+            KWinners("winners3", 20, False),
+            Linear("output", *weights(draw, (5, 300), 1.0), bias(5)),
+        ),
+        np.ones(5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "units"),
+    [
+        ({"signed": True, "padding": 0, "stride": 1, "pool": (2, 2), "density": 0.25}, 2),
+        ({"signed": False, "padding": 1, "stride": 1, "pool": (1, 1), "density": 0.2}, 1),
+        ({"signed": False, "padding": 1, "stride": 2, "pool": (1, 2), "density": 0.5}, 2),
+    ],
+)
+def test_networks_of_fast_engines(arguments, units):
+    made = network(5, **arguments)
+    packed = pack_network(made)
+    plan = make_plan(packed, mode="sparse-sparse")
+    kinds = {stage.kind for stage in plan.stages}
+    assert {"unrolled", "stream pool"} <= kinds
+    assert ("lanes" in kinds) == (arguments["padding"] == 1)
+    assert [stage.units for stage in plan.stages if stage.kind == "global k-WTA"] == [units]
+    check_plan(made, packed, plan, seed=1, stalls=True)

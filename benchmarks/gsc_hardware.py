@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,6 +73,7 @@ class Result:
         multipliers: products that the whole pipeline can form in a cycle.
         stages: those that multiply.
         resources: family -> what synthesis counted, where it was asked for.
+        build: of the board's bitstream, made from the bundle that was simulated, where it was asked for.
     """
 
     mode: str
@@ -87,6 +88,7 @@ class Result:
     multipliers: int
     stages: tuple[StageResult, ...]
     resources: dict[str, dict[str, Any]]
+    build: dict[str, Any] | None
 
 
 def main(
@@ -104,6 +106,12 @@ def main(
         list[str] | None,
         typer.Option(metavar="FAMILY", help="Count resources too: ecp5 or ultrascale+; may be repeated."),
     ] = None,
+    place_and_route: Annotated[
+        bool, typer.Option("--place-and-route", help="Also make the board's bitstream: an hour for a large network.")
+    ] = False,
+    clock: Annotated[float, typer.Option(metavar="MHZ", help="Of the bitstream.")] = 110.0,
+    router: Annotated[str, typer.Option(help="router1, or router2, which ends sooner.")] = "router2",
+    placement_seed: Annotated[int, typer.Option(help="Another one gives another placement.")] = 1,
     network: Annotated[
         Path | None, typer.Option(metavar="NET.hwpack", help="A trained network instead of random weights.")
     ] = None,
@@ -127,7 +135,10 @@ def main(
             for family in synthesise or ():
                 report(f"synthesising for {family}", None)
                 resources[family] = _counts(generated, family)
-            result = _result(packed, generated, seed, simulate, bit_exact, measured, resources)
+            built = None
+            if place_and_route:
+                built = _built(folder, board_name, clock, router, placement_seed, report)
+            result = _result(packed, generated, seed, simulate, bit_exact, measured, resources, built)
     except HwgenError as error:
         terminal.say(f"gsc_hardware: {error}")
         sys.exit(error.exit_code)
@@ -165,6 +176,18 @@ def _counts(bundle: Bundle, family: str) -> dict[str, Any]:
     return asdict(counts(bundle.path / f"{bundle.manifest.top}.v", bundle.manifest.top, family))
 
 
+def _built(
+    bundle: Path, board_name: str, clock: float, router: str, seed: int, report: Callable[[str, float | None], None]
+) -> dict[str, Any]:
+    from boards.ecp5_flow import Options, build
+
+    options = Options(clock_mhz=clock, router=router, seed=seed)
+    figures = build(bundle, board(board_name), options, report=report).to_json()
+    # A path of this machine.
+    del figures["bitstream"]
+    return figures | {"router": router, "placement_seed": seed}
+
+
 def _result(
     packed: PackedNetwork,
     bundle: Bundle,
@@ -173,6 +196,7 @@ def _result(
     bit_exact: bool | None,
     cycles_per_word: float | None,
     resources: dict[str, dict[str, Any]],
+    built: dict[str, Any] | None,
 ) -> Result:
     plan = bundle.plan.to_json()
     layers = packed.report()
@@ -194,6 +218,7 @@ def _result(
             if stage["products"]
         ),
         resources=resources,
+        build=built,
     )
 
 
@@ -218,7 +243,7 @@ def _stage(stage: dict[str, Any], is_layer: bool, pipeline_cycles: float) -> Sta
 
 def _print(result: Result) -> None:
     figures = asdict(result)
-    del figures["stages"], figures["resources"]
+    del figures["stages"], figures["resources"], figures["build"]
     figures["packing_efficiency"] = f"{result.packing_efficiency:.2%}"
     title = "Keyword-spotting network, hwgen"
     terminal.print_table(title, ("", ""), [(name.replace("_", " "), value) for name, value in figures.items()])
@@ -239,6 +264,9 @@ def _print(result: Result) -> None:
     for family, counted in result.resources.items():
         totals = [(name.replace("_", " "), value) for name, value in counted.items() if not isinstance(value, dict)]
         terminal.print_table(f"Synthesis for {family}", ("", ""), totals)
+    if result.build is not None:
+        rows = [(name.replace("_", " "), str(value)) for name, value in result.build.items()]
+        terminal.print_table("Placed and routed", ("", ""), rows)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,8 @@ class ListConv(wiring.Component):
         x: stream of whole lists, pixel by pixel; the payload is an array of `entries` entries.
         y: value stream, `sets` lanes, `kernels` beats a position.
 
-    Latency: `latency` cycles from a window's last list to its first beat. Initiation interval: `interval` cycles a
+    Latency: `latency` cycles from a window's last list to its first beat, more with padding, whose writing lists wait for
+    in a FIFO. Initiation interval: `interval` cycles a
     position; a word in `cycles`.
     """
 
@@ -217,7 +218,7 @@ class ListConv(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from the last list of a window to its first beat, while nothing waits."""
+        """Cycles from the last list of a window to its first beat, while nothing waits and nothing is padded."""
         return self.lane.steps + ConvLane.ADD + len(self.weights) + 7
 
     def elaborate(self, platform) -> Module:

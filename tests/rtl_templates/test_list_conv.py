@@ -77,6 +77,7 @@ def run(unit, test_case=None):
             "interval": tested.interval,
             "cycles": tested.cycles,
             "latency": tested.latency,
+            "waits": any(windows_of(unit).padding),
             "last_pixel": int(inside[:last_pixel].sum()),
         },
     )

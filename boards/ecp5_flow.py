@@ -41,8 +41,6 @@ ROUTERS = ("router1", "router2")
 PACKAGES = {"BG": "CABGA", "MG": "CSFBGA"}
 # The cells of nextpnr's report that a user counts; the others come with the board's pins and clocks.
 RESOURCES = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "block_ram": "DP16KD"}
-# Look-up tables that the write port of a distributed memory takes, which nextpnr does not count among them.
-WRITE_PORT, WRITE_PORT_LUTS = "TRELLIS_RAMW", 2
 
 
 @dataclass(frozen=True)
@@ -374,7 +372,6 @@ def _result(
         name: {key: int(report["utilization"][cell][key]) for key in ("used", "available")}
         for name, cell in RESOURCES.items()
     }
-    utilisation["lut"]["used"] += WRITE_PORT_LUTS * int(report["utilization"][WRITE_PORT]["used"])
     (folder / f"{UTILISATION}.new").write_text(json.dumps(utilisation, indent=1) + "\n")
     (folder / f"{UTILISATION}.new").replace(folder / UTILISATION)
     cycles = manifest.expected.get("cycles_per_word")

@@ -154,14 +154,15 @@ class MacEngine(wiring.Component):
             for lane, value in enumerate(arrived):
                 masked = Signal(self.shape, name=f"masked_{reader}_{lane}")
                 m.d.comb += masked.eq(Mux(inside, value, 0))
-                activation = delayed(m, masked, operand_latency - arrival, f"activation_{reader}_{lane}")
+                activation = delayed(m, masked, operand_latency - arrival, f"activation_{reader}_{lane}", True)
                 # A slice of a wide row costs elaboration time in proportion to the row: cut it up lane by lane first.
                 slots = Signal(sets * (WEIGHT_BITS + kernel_bits), name=f"slots_{reader}_{lane}")
                 m.d.comb += slots.eq(port.data[lane * len(slots) : (lane + 1) * len(slots)])
                 for index in range(sets):
                     bit = index * (WEIGHT_BITS + kernel_bits)
-                    weight = Signal(signed(WEIGHT_BITS), name=f"weight_{reader}_{lane}_{index}")
-                    product = Signal(signed(17), name=f"product_{reader}_{lane}_{index}")
+                    # Without reset, as the registers inside multiplier blocks are here.
+                    weight = Signal(signed(WEIGHT_BITS), name=f"weight_{reader}_{lane}_{index}", reset_less=True)
+                    product = Signal(signed(17), name=f"product_{reader}_{lane}_{index}", reset_less=True)
                     m.d.sync += [
                         weight.eq(slots[bit : bit + WEIGHT_BITS]),
                         product.eq(activation * weight),
@@ -176,10 +177,10 @@ class MacEngine(wiring.Component):
         return m
 
 
-def delayed(m: Module, value, cycles: int, name: str):
+def delayed(m: Module, value, cycles: int, name: str, reset_less: bool = False):
     """`value`, that many cycles later."""
     for stage in range(cycles):
-        register = Signal(value.shape(), name=f"{name}_delayed_{stage}")
+        register = Signal(value.shape(), name=f"{name}_delayed_{stage}", reset_less=reset_less)
         m.d.sync += register.eq(value)
         value = register
     return value

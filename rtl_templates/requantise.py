@@ -96,20 +96,20 @@ class Requantise(wiring.Component):
                 m.d.sync += beat.eq(Mux(beat == len(self._layout) - 1, 0, beat + 1))
 
         for lane in range(lanes):
-            value = Signal(self._in_shape, name=f"value_{lane}")
+            value = Signal(self._in_shape, name=f"value_{lane}", reset_less=True)
             multiplier, addend = multipliers.constants[lane], addends.constants[lane]
             multiplied: Value = value
             if split:
                 multiplied = value[1:].as_signed() * multiplier
                 with_lowest = addend + Mux(value[0], multiplier, 0)
-                addend = Signal(with_lowest.shape(), name=f"addend_{lane}")
+                addend = Signal(with_lowest.shape(), name=f"addend_{lane}", reset_less=True)
                 with m.If(advance):
                     m.d.sync += addend.eq(with_lowest)
             elif set(self._multipliers) != {1}:
                 multiplied = value * multiplier
-            product = Signal(multiplied.shape(), name=f"product_{lane}")
+            product = Signal(multiplied.shape(), name=f"product_{lane}", reset_less=True)
             added = (product << int(split)) + addend
-            total = Signal(added.shape(), name=f"total_{lane}")
+            total = Signal(added.shape(), name=f"total_{lane}", reset_less=True)
             with m.If(advance):
                 m.d.sync += [value.eq(self.x.payload[lane]), product.eq(multiplied), total.eq(added)]
             m.d.comb += buffer.x.payload[lane].eq(self._saturated(m, total >> self._shift, lane))

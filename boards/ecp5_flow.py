@@ -316,7 +316,7 @@ def _steps(
         arguments = ["--compress", "--input", "accelerator.config", "--bit", f"{BITSTREAM}.new"]
         run_tool("ecppack", arguments, folder, folder / "bitstream.log")
 
-    synthesis = _key(manifest.content_hash, sources.rtlil, ecp5.ARITHMETIC, versions["yosys"])
+    synthesis = _key(manifest.content_hash, sources.rtlil, ecp5.ARITHMETIC, str(ecp5.VERSION), versions["yosys"])
     placed = _key(synthesis, sources.constraints, *placing, versions["nextpnr-ecp5"])
     packed = _key(placed, versions["ecppack"])
     return [

@@ -18,6 +18,9 @@ from typing import Any, TypeAlias
 # ABC's own check of its result takes longer than all else on some designs, and does not end on others.
 UNVERIFIED = "scratchpad -set abc9.verify false"
 
+# Of what this file does to a netlist: finished builds of another version are done again.
+VERSION = 1
+
 ARITHMETIC_FILE = "ecp5_arithmetic.v"
 # The first half of the first cell makes a constant carry: LUT4 = 0, LUT2 = the constant. Bit i follows in half i + 1.
 ARITHMETIC = """\

@@ -2,7 +2,7 @@
 
 A CCU2C adds two bits. Where a chain begins, Yosys' own mapping leaves the carry into it to place and route, which puts a
 cell in front for it, and one behind for the carry out, used or not: four LUTs a chain, and a pipelined network consists
-of some two thousand short chains.
+of short chains.
 
 A MULT18X18D has registers at its operands and at its product, which Yosys does not use: they save a flip-flop a bit, and
 the block alone is most of a cycle.

@@ -252,7 +252,7 @@ class Chain:
             raise PlanError(
                 f"layer {layer.name!r}: local k-WTA over {stream.channels} channels; up to {REGISTER_WINNERS} are supported"
             )
-        cycles, units = self._parallel(layer.k, emit)
+        cycles, units = self._parallel(layer, emit)
         if cycles <= self.limit and units == 1:
             self.drop_empty(layer.name)
             stream = self.stream
@@ -296,16 +296,18 @@ class Chain:
                 return cycles, units, emitters
         return cycles, steps, emitters
 
-    def _parallel(self, k: int, emit: str) -> tuple[int, int]:
+    def _parallel(self, layer: KWinners, emit: str) -> tuple[int, int]:
         """Cycles a word of a global k-WTA, and the fewest units with which it keeps to the limit."""
         stream = self.stream
         alone = timing.global_interval(stream.channels, stream.positions, emit)
         if stream.lanes == 1 and (alone <= self.limit or emit == "values"):
             return alone, 1
         if emit == "values":
-            raise TooSlow("global k-WTA that emits values takes one value a beat")
+            raise TooSlow(f"layer {layer.name!r}: global k-WTA that emits values takes one value a beat")
         for units in range(2, MOST_GLOBAL_UNITS + 1):
-            cycles = timing.parallel_global_interval(stream.channels, stream.positions, stream.beats, emit, units, k=k)
+            cycles = timing.parallel_global_interval(
+                stream.channels, stream.positions, stream.beats, emit, units, k=layer.k
+            )
             if cycles <= self.limit:
                 break
         return cycles, units
@@ -406,7 +408,7 @@ def follow(chain: Chain, steps: Sequence[Step], following: Linear | Conv2d | Non
 def _narrowest_tail(head: Chain, steps: Sequence[Step], following, form: Form) -> Chain:
     problem: PlanError = TooSlow("no width of stream keeps up")
     widths = distinct_parts(head.stream.lanes)
-    if form != "word list" and any(_in_memory(step) for step in steps) and not _emits_entries(steps, following, form):
+    if any(_in_memory(step) for step in steps) and not _emits_entries(steps, following, form):
         widths = [1]
     for lanes in widths:
         try:

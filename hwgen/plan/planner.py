@@ -306,10 +306,10 @@ class _Network:
         segment = self.segments[1]
         assert segment.mac is not None
         layer, steps, result = segment.mac.layer, segment.steps, segment.mac.after
-        if not unrolled.serves(layer, stream):
+        if not isinstance(layer, Conv2d) or not unrolled.serves(layer, stream):
             return []
         pool = unrolled.pool_of(steps[0].layer if steps else None, result, steps[0].after if steps else result)
-        request = Request(layer, self.sparse[layer.name], result, "sparse-dense", stream, limit)  # type: ignore[arg-type]
+        request = Request(layer, self.sparse[layer.name], result, "sparse-dense", stream, limit)
         return [(self._pixels(engine.pixels, limit), engine) for engine in unrolled.candidates(request, pool)]
 
     def _pixels(self, pixels: int, limit: int) -> Chain:

@@ -56,7 +56,7 @@ class EntryEmitter(wiring.Component):
         lanes = 1 << lane_bits
         groups = -(-self._channels // lanes)
 
-        # Groups with marks left, those of `first` below those of `then`.
+        # Groups with marks left, those of `first` below those of `then`; the lowest of all is kept apart, ready to use.
         position, busy = Signal(self.x.payload.shape()), Signal()
         waiting, picked = Signal(2 * groups), Signal(2 * groups)
         group_marks, group_values = Signal(lanes), Signal(data.ArrayLayout(self._shape, lanes))
@@ -65,7 +65,6 @@ class EntryEmitter(wiring.Component):
         moved, is_last, ended = Signal(range(self._size)), Signal(), Signal()
         move, fetch, lowest = Signal(), Signal(), Signal(lanes)
         m.d.comb += [
-            picked.eq(waiting & -waiting),
             lowest.eq(group_marks & -group_marks),
             move.eq(busy & (~group_valid | buffer.x.ready)),
             fetch.eq(move & (~group_valid | ended | (group_marks == lowest))),
@@ -78,12 +77,13 @@ class EntryEmitter(wiring.Component):
                 ended.eq(is_last),
                 group_marks.eq(group_marks & ~lowest),
             ]
-        of_either = Signal(groups)
-        m.d.comb += of_either.eq(picked[:groups] | picked[groups:])
+        of_either, next_picked = Signal(groups), Signal(2 * groups)
+        m.d.comb += [of_either.eq(picked[:groups] | picked[groups:]), next_picked.eq(waiting & -waiting)]
         with m.If(fetch):
             marks = self._parts(position.first, lanes) + self._parts(position.then, lanes)
             m.d.sync += [
-                waiting.eq(waiting & ~picked),
+                waiting.eq(waiting & ~next_picked),
+                picked.eq(next_picked),
                 group_marks.eq(any_of([_gated(part, picked[i]) for i, part in enumerate(marks)])),
                 group_number.eq(_number_of(of_either)),
             ]
@@ -95,10 +95,13 @@ class EntryEmitter(wiring.Component):
             m.d.sync += group_valid.eq(busy)
         with m.If(self.x.ready):
             marks = self._parts(self.x.payload.first, lanes) + self._parts(self.x.payload.then, lanes)
+            marked_groups = Cat(part.any() for part in marks)
+            first_picked = marked_groups & -marked_groups
             m.d.sync += [
                 busy.eq(self.x.valid),
                 position.eq(self.x.payload),
-                waiting.eq(Cat(part.any() for part in marks)),
+                waiting.eq(marked_groups & ~first_picked),
+                picked.eq(first_picked),
             ]
 
         m.d.comb += [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from amaranth import Cat, Module, Mux, Shape, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -12,7 +14,7 @@ from rtl_templates.entry_emitter import EntryEmitter, marked
 from rtl_templates.layouts import channel_count, checked
 from rtl_templates.list_gatherer import ListGatherer
 from rtl_templates.position_loader import PositionLoader
-from rtl_templates.radix_search import RadixSearch, SearchStart
+from rtl_templates.radix_search import RadixSearch
 from rtl_templates.streams import Layout
 from rtl_templates.trees import any_of
 
@@ -41,7 +43,7 @@ class LocalWinners(wiring.Component):
         y: value stream of the same layout, or list stream, or stream of arrays of min(k, channels) entries.
 
     Latency: from a position's last beat to the first of its output, see `rtl_templates.timing.local_latency`.
-    Initiation interval: see `rtl_templates.timing.interval`.
+    Initiation interval: see `rtl_templates.timing.local_interval`.
     """
 
     def __init__(self, layout: Layout, shape: Shape, k: int, emit: str = "values", stages: int = 1, emitters: int = 1):
@@ -71,15 +73,20 @@ class LocalWinners(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.loader = loader = PositionLoader(self._layout, self._shape)
-        m.submodules.start = start = SearchStart(self._shape, self._channels, self._k)
         wiring.connect(m, wiring.flipped(self.x), loader.x)
-        wiring.connect(m, loader.y, start.x)
-        state = start.y
-        for number, (first, last) in enumerate(timing.search_ranges(self._steps, self._stages)):
-            search = RadixSearch(self._shape, self._channels, self._k, self._steps, first, last)
-            m.submodules[f"search_{number}"] = search
-            wiring.connect(m, state, search.x)
-            state = search.y
+        searches = [
+            RadixSearch(self._shape, self._channels, self._k, self._steps, first, last)
+            for first, last in timing.search_ranges(self._steps, self._stages)
+        ]
+        m.submodules += searches
+        m.d.comb += [
+            searches[0].x.valid.eq(loader.y.valid),
+            searches[0].x.payload.values.as_value().eq(loader.y.payload.as_value()),
+            loader.y.ready.eq(searches[0].x.ready),
+        ]
+        for before, behind in pairwise(searches):
+            wiring.connect(m, before.y, behind.x)
+        state = searches[-1].y
         if self._emit == "values":
             self._emit_values(m, state)
         else:
@@ -101,7 +108,7 @@ class LocalWinners(wiring.Component):
     def _emit_entries(self, m: Module, state) -> None:
         # Between the last step and the emitters, both of which have long paths. It takes a position every other cycle
         # at most, so that neither side's ready depends on the other's.
-        found = Signal(marked(self._shape, self._channels))
+        found = Signal(marked(self._shape, self._channels), reset_less=True)
         found_valid, taken = Signal(), Signal()
         m.d.comb += state.ready.eq(~found_valid)
         with m.If(state.ready):

@@ -1,4 +1,4 @@
-"""Part of a search for the k largest of many values, one bit a cycle: radix selection.
+"""Part of a search for the k largest of many values, one bit a step: radix selection.
 
 Every value is *above* the k-th largest, still *alive* (all bits looked at so far equal the k-th's) or out. A step looks
 at the next bit of those alive: if at least as many ones as there are winners left to find, the k-th has a one there and
@@ -10,102 +10,58 @@ leave of them the lowest indices.
 
 from __future__ import annotations
 
-from amaranth import C, Cat, Module, Mux, Shape, Signal, Value, unsigned
+from amaranth import C, Cat, Module, Shape, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from rtl_templates import timing
 from rtl_templates.trees import any_of, total
 
-# Ones are counted within groups before the register and over the groups after it: about equally long paths.
+# Ones are counted within groups before a register and over the groups after it: about equally long paths.
 _GROUP = 16
 
 
 def search_state(shape: Shape, channels: int, k: int) -> data.StructLayout:
     """What a step turns into what the next one needs.
 
-    Fields: the values; who is above and who is alive; the next bit of each; for each group of channels, how many of
-    those alive have a one there; how many winners are not above.
+    Fields: the values; who is above and who is alive; how many winners but one are not above.
     """
-    groups = -(-channels // _GROUP)
     return data.StructLayout(
         {
             "values": data.ArrayLayout(unsigned(shape.width), channels),
             "above": channels,
             "alive": channels,
-            "bits": channels,
-            "counts": data.ArrayLayout(range(_GROUP + 1), groups),
-            "missing": range(k + 1),
+            # Less one: then fewer ones than missing winners is the sign of a difference.
+            "missing_but_one": range(max(2, k)),
         }
     )
 
 
-def group_counts(m: Module, bits: Value, name: str) -> list[Value]:
-    """For each group of channels the number of ones."""
-    return [
-        total(m, list(bits[i : i + _GROUP]), min(_GROUP, len(bits) - i), f"{name}_{i // _GROUP}")
-        for i in range(0, len(bits), _GROUP)
-    ]
-
-
-class SearchStart(wiring.Component):
-    """Makes a position the first state of a search, without a register.
-
-    Arguments:
-        shape: of a value.
-        channels: values of a position.
-        k: winners, at most `channels`.
-
-    Members:
-        x: stream of positions: an array of all values in torch's order.
-        y: stream of states.
-    """
-
-    def __init__(self, shape: Shape, channels: int, k: int):
-        self._shape, self._channels, self._k = shape, channels, k
-        super().__init__(
-            {
-                "x": In(stream.Signature(data.ArrayLayout(shape, channels))),
-                "y": Out(stream.Signature(search_state(shape, channels, k))),
-            }
-        )
-
-    def elaborate(self, platform) -> Module:
-        m = Module()
-        state = self.y.payload
-        leading = Cat(self.x.payload[c][-1] for c in range(self._channels))
-        m.d.comb += [
-            self.y.valid.eq(self.x.valid),
-            self.x.ready.eq(self.y.ready),
-            state.bits.eq(~leading if self._shape.signed else leading),
-            state.above.eq(0),
-            state.alive.eq(C(-1, self._channels)),
-            state.missing.eq(self._k),
-        ]
-        m.d.comb += [state.values[c].eq(self.x.payload[c]) for c in range(self._channels)]
-        m.d.comb += [state.counts[i].eq(count) for i, count in enumerate(group_counts(m, state.bits, "count"))]
-        return m
-
-
 class RadixSearch(wiring.Component):
-    """Some consecutive steps of a search, one a cycle.
+    """Some consecutive steps of a search, `rtl_templates.timing.STEP_CYCLES` cycles each.
+
+    A step counts the ones within groups, then over the groups, decides, and then marks: a register after each, because
+    the decision reaches every channel. A unit hands its position over before it takes another, so that no ready
+    depends on another.
 
     Arguments:
         shape: of a value.
         channels: values of a position.
         k: winners, at most `channels`.
         steps: of the whole search: the value's bits from the highest on, then the index's.
-        first, last: the steps that this unit does, `last` not included.
+        first, last: the steps that this unit does, `last` not included; `first` 0 starts a search, whatever marks and
+            missing winners the state that comes has.
 
     Members:
         x, y: streams of states; y follows combinationally from registers, so its consumer should register it.
 
-    Latency, initiation interval: `last - first` cycles.
+    Latency: `STEP_CYCLES` a step. Initiation interval: one cycle more.
     """
 
     def __init__(self, shape: Shape, channels: int, k: int, steps: int, first: int, last: int):
         if not 0 <= first < last <= steps:
             raise ValueError(f"first and last must be a range of the {steps} steps, not {first!r} and {last!r}")
-        self._shape, self._channels = shape, channels
+        self._shape, self._channels, self._k = shape, channels, k
         self._steps = range(first, last)
         self._all_steps = steps
         state = stream.Signature(search_state(shape, channels, k))
@@ -113,53 +69,86 @@ class RadixSearch(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        state, after = Signal(self.x.payload.shape()), self.y.payload
-        # One bit a step. The values stay where they are: to choose their next bit costs less than to shift them all.
-        step = Signal(len(self._steps), init=1)
-        busy, last = Signal(), Signal()
-        m.d.comb += [
-            last.eq(step[-1]),
-            self.y.valid.eq(busy & last),
-            self.x.ready.eq(~busy | (last & self.y.ready)),
-        ]
-        with m.If(self.x.ready):
-            m.d.sync += [busy.eq(self.x.valid), step.eq(1), state.eq(self.x.payload)]
-        with m.Elif(~last):
-            m.d.sync += step.eq(step << 1)
-            m.d.sync += [state[field].eq(after[field]) for field in ("above", "alive", "bits", "counts", "missing")]
+        begins = self._steps.start == 0
+        everyone = (1 << self._channels) - 1
+        # A search begins with these marks: as initial values they leave registers that never change.
+        values = Signal(self.x.payload.values.shape(), reset_less=True)
+        above = Signal(self._channels, reset_less=True)
+        alive = Signal(self._channels, init=everyone if begins else 0, reset_less=True)
+        missing = Signal.like(self.x.payload.missing_but_one, init=self._k - 1 if begins else 0, reset_less=True)
 
-        following = Signal(self._channels)
-        keys = [self._key(state.values, position + 1) for position in self._steps]
-        m.d.comb += following.eq(
-            any_of([key & step[number].replicate(self._channels) for number, key in enumerate(keys)])
-        )
+        busy, step = Signal(), Signal(len(self._steps), init=1)
+        phase = Signal(timing.STEP_CYCLES, init=1)
+        marking = phase[-1]
+        m.d.comb += [self.x.ready.eq(~busy), self.y.valid.eq(busy & marking & step[-1])]
+        with m.If(busy):
+            with m.If(~marking | ~step[-1] | self.y.ready):
+                m.d.sync += phase.eq(phase.rotate_left(1))
+                with m.If(marking):
+                    m.d.sync += step.eq(step.rotate_left(1))
+                    with m.If(step[-1]):
+                        m.d.sync += busy.eq(0)
+        with m.Else():
+            m.d.sync += [busy.eq(self.x.valid), values.eq(self.x.payload.values)]
+            if begins:
+                m.d.sync += [above.eq(0), alive.eq(everyone), missing.eq(self._k - 1)]
+            else:
+                m.d.sync += [
+                    above.eq(self.x.payload.above),
+                    alive.eq(self.x.payload.alive),
+                    missing.eq(self.x.payload.missing_but_one),
+                ]
 
-        # Those with a one in the next bit, for both outcomes of this step: the counts need not wait for it.
-        if_taken, if_not, take = Signal(self._channels), Signal(self._channels), Signal()
-        count = total(m, list(state.counts), self._channels, "count")
-        counts_if_taken, counts_if_not = group_counts(m, if_taken, "taken"), group_counts(m, if_not, "not_taken")
+        # Which bit comes next is known long before: of several it is chosen in time.
+        bits, ones = Signal(self._channels, reset_less=True), Signal(self._channels)
+        if len(self._steps) == 1:
+            m.d.comb += bits.eq(self._key(values, self._steps.start))
+        else:
+            following = [self._key(values, position) for position in self._steps[1:]]
+            gated = [key & step[number].replicate(self._channels) for number, key in enumerate(following)]
+            with m.If(~busy):
+                m.d.sync += bits.eq(self._key(self.x.payload.values, self._steps.start))
+            with m.Elif(marking & ~step[-1]):
+                m.d.sync += bits.eq(any_of(gated))
+        m.d.comb += ones.eq(bits & alive)
+
+        counts = []
+        for start in range(0, self._channels, _GROUP):
+            group = ones[start : start + _GROUP]
+            within = total(m, list(group), len(group), f"within_{start}")
+            count = Signal.like(within, name=f"count_{start}", reset_less=True)
+            m.d.sync += count.eq(within)
+            counts.append(count)
+        rest = Signal(Shape(len(missing) + self._channels.bit_length(), signed=True))
+        fewer, missing_after = Signal(reset_less=True), Signal.like(missing, reset_less=True)
+        m.d.comb += rest.eq(missing - total(m, counts, self._channels, "count"))
+        # Nothing that these depend on changes while a position waits to be handed over.
+        m.d.sync += [fewer.eq(rest >= 0), missing_after.eq(rest)]
+
+        after = self.y.payload
         m.d.comb += [
-            if_taken.eq(state.alive & state.bits & following),
-            if_not.eq(state.alive & ~state.bits & following),
-            take.eq(count >= state.missing),
-            after.values.eq(state.values),
-            after.alive.eq(state.alive & (state.bits ^ ~take.replicate(self._channels))),
-            after.above.eq(state.above | (state.alive & state.bits & ~take.replicate(self._channels))),
-            after.bits.eq(following),
-            after.missing.eq(Mux(take, state.missing, state.missing - count)),
+            after.values.eq(values),
+            after.alive.eq(alive & (bits ^ fewer.replicate(self._channels))),
+            after.above.eq(above | (ones & fewer.replicate(self._channels))),
         ]
-        m.d.comb += [
-            after.counts[i].eq(Mux(take, taken, not_taken))
-            for i, (taken, not_taken) in enumerate(zip(counts_if_taken, counts_if_not, strict=True))
-        ]
+        with m.If(fewer):
+            m.d.comb += after.missing_but_one.eq(missing_after)
+        with m.Else():
+            m.d.comb += after.missing_but_one.eq(missing)
+        if len(self._steps) > 1:
+            with m.If(busy & marking & ~step[-1]):
+                m.d.sync += [
+                    above.eq(after.above),
+                    alive.eq(after.alive),
+                    missing.eq(after.missing_but_one),
+                ]
         return m
 
     def _key(self, values, position: int) -> Value:
-        """The bit of every channel that step `position` looks at; not the first, in which a sign would count."""
+        """The bit of every channel that step `position` looks at."""
         width = self._shape.width
         if position < width:
-            return Cat(values[c][width - 1 - position] for c in range(self._channels))
-        if position >= self._all_steps:
-            return C(0, self._channels)
+            key = Cat(values[c][width - 1 - position] for c in range(self._channels))
+            return ~key if self._shape.signed and position == 0 else key
         index_bit = self._all_steps - 1 - position
         return C(sum(1 << c for c in range(self._channels) if not (c >> index_bit) & 1), self._channels)

@@ -39,6 +39,10 @@ def search_steps(channels: int, emit: str, bits: int = 8) -> int:
     return bits + ((channels - 1).bit_length() if emit == "values" else 0)
 
 
+# Cycles of a step of LocalWinners' search.
+STEP_CYCLES = 3
+
+
 def search_ranges(steps: int, stages: int) -> list[tuple[int, int]]:
     """The steps [first, last) of each search unit, as evenly as they go; no unit is left without."""
     bounds = [steps * i // stages for i in range(stages + 1)]
@@ -48,10 +52,10 @@ def search_ranges(steps: int, stages: int) -> list[tuple[int, int]]:
 def local_latency(channels: int, emit: str, bits: int = 8, k: int = 1) -> int:
     """Cycles from the last beat of a position to its first output beat, while nothing waits; k counts for "lists"."""
     after = {"values": 2, "entries": 4, "lists": 4 + min(k, channels)}
-    return search_steps(channels, emit, bits) + after[emit]
+    return STEP_CYCLES * search_steps(channels, emit, bits) + after[emit]
 
 
-def interval(beats: int, k: int, emit: str, bits: int = 8, *, channels: int, stages: int = 1, emitters: int = 1) -> int:
+def local_interval(beats: int, k: int, emit: str, bits: int = 8, *, channels: int, stages: int = 1, emitters: int = 1) -> int:
     """Cycles that LocalWinners takes for one position.
 
     Args:
@@ -63,7 +67,8 @@ def interval(beats: int, k: int, emit: str, bits: int = 8, *, channels: int, sta
         stages: search units in a row, which share the steps.
         emitters: of lists, which take positions in turn.
     """
-    search = -(-search_steps(channels, emit, bits) // stages)
+    # A unit that has handed a position over takes the next one in the cycle after.
+    search = STEP_CYCLES * -(-search_steps(channels, emit, bits) // stages) + 1
     if emit == "values":
         return max(beats, search)
     # The hand-over to the emitters takes two cycles.

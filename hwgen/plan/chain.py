@@ -289,9 +289,9 @@ class Chain:
             emitters = min(k, max(1, -(-k * positions // limit)))
             while emitters < k and -(-k // emitters) * positions > limit:
                 emitters += 1
-        cycles = positions * timing.interval(beats, k, emit, channels=channels, emitters=emitters)
+        cycles = positions * timing.local_interval(beats, k, emit, channels=channels, emitters=emitters)
         for units in range(1, steps + 1):
-            cycles = positions * timing.interval(beats, k, emit, channels=channels, stages=units, emitters=emitters)
+            cycles = positions * timing.local_interval(beats, k, emit, channels=channels, stages=units, emitters=emitters)
             if cycles <= limit:
                 return cycles, units, emitters
         return cycles, steps, emitters

@@ -81,13 +81,12 @@ class RadixSearch(wiring.Component):
         phase = Signal(timing.STEP_CYCLES, init=1)
         marking = phase[-1]
         m.d.comb += [self.x.ready.eq(~busy), self.y.valid.eq(busy & marking & step[-1])]
-        with m.If(busy):
-            with m.If(~marking | ~step[-1] | self.y.ready):
-                m.d.sync += phase.eq(phase.rotate_left(1))
-                with m.If(marking):
-                    m.d.sync += step.eq(step.rotate_left(1))
-                    with m.If(step[-1]):
-                        m.d.sync += busy.eq(0)
+        with m.If(busy), m.If(~marking | ~step[-1] | self.y.ready):
+            m.d.sync += phase.eq(phase.rotate_left(1))
+            with m.If(marking):
+                m.d.sync += step.eq(step.rotate_left(1))
+                with m.If(step[-1]):
+                    m.d.sync += busy.eq(0)
         with m.Else():
             m.d.sync += [busy.eq(self.x.valid), values.eq(self.x.payload.values)]
             if begins:

@@ -55,7 +55,9 @@ def local_latency(channels: int, emit: str, bits: int = 8, k: int = 1) -> int:
     return STEP_CYCLES * search_steps(channels, emit, bits) + after[emit]
 
 
-def local_interval(beats: int, k: int, emit: str, bits: int = 8, *, channels: int, stages: int = 1, emitters: int = 1) -> int:
+def local_interval(
+    beats: int, k: int, emit: str, bits: int = 8, *, channels: int, stages: int = 1, emitters: int = 1
+) -> int:
     """Cycles that LocalWinners takes for one position.
 
     Args:

@@ -94,6 +94,7 @@ class Build:
         link_words_per_second: what the serial line carries.
         utilisation: {lut, ff, dsp, block_ram: {used, available}}; a LUT counts as one whether it is logic, a carry or
             distributed memory.
+        tools: version of each.
         seconds: that each step took when it ran.
         skipped: the steps that an earlier build had done.
     """
@@ -108,6 +109,7 @@ class Build:
     baud: int
     link_words_per_second: float
     utilisation: dict[str, dict[str, int]]
+    tools: dict[str, str]
     seconds: dict[str, float]
     skipped: tuple[str, ...]
 
@@ -141,6 +143,7 @@ class Build:
             "baud": self.baud,
             "link_words_per_second": round(self.link_words_per_second, 1),
             "utilisation": self.utilisation,
+            "tools": self.tools,
             "seconds": self.seconds,
             "bitstream": str(self.bitstream),
         }
@@ -200,7 +203,7 @@ def build(
         for step in steps:
             if step.name not in skipped:
                 record.run(step, manifest.content_hash)
-        return _result(folder, board, manifest, sources, record, skipped)
+        return _result(folder, board, manifest, sources, versions, record, skipped)
     except OSError as error:
         raise InputError(f"{folder}: cannot build there: {error.strerror} ({error.filename})") from error
 
@@ -360,7 +363,13 @@ class _Watch:
 
 
 def _result(
-    folder: Path, board: Board, manifest: Manifest, sources: TopSources, record: _Record, skipped: Sequence[str]
+    folder: Path,
+    board: Board,
+    manifest: Manifest,
+    sources: TopSources,
+    versions: dict[str, str],
+    record: _Record,
+    skipped: Sequence[str],
 ) -> Build:
     report = json.loads((folder / "report.json").read_text())
     clock_mhz = sources.clock_hz / 1e6
@@ -386,6 +395,7 @@ def _result(
         baud=sources.baud,
         link_words_per_second=link_words_per_second(sources.baud, manifest.input, manifest.output),
         utilisation=utilisation,
+        tools=versions,
         seconds=record.seconds,
         skipped=tuple(skipped),
     )

@@ -232,7 +232,7 @@ def test_figures(tools, tmp_path):
 
 def test_the_slowest_clock_decides_by_its_ratio():
     clocks = {"core": Clock(150.0, 1.0), "double": Clock(240.0, 2.0)}
-    made = Build("b", "h", Path("bit"), 125.0, clocks, ("", ""), 100, 1, 1.0, {}, {}, ())
+    made = Build("b", "h", Path("bit"), 125.0, clocks, ("", ""), 100, 1, 1.0, {}, {}, {}, ())
     assert made.core_mhz == 120.0
     assert made.words_per_second == 1.2e6
     assert not made.timing_met

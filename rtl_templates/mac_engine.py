@@ -49,7 +49,7 @@ class MacEngine(wiring.Component):
         x: value or list stream.
         y: value stream of accumulators, `sets` lanes, `kernels` beats a fold, all folds of a position in order.
 
-    Latency: from a word's last beat to its first result `walk.steps` + 5 cycles, 8 with lists, and that of Accumulators
+    Latency: from a word's last beat to its first result `walk.steps` + 6 cycles, 9 with lists, and that of Accumulators
     or SerialAccumulators. Initiation interval: `walk.cycles` a word, or the word's beats where there are more, as long
     as there are banks enough for the groups that are under way.
     """
@@ -98,7 +98,7 @@ class MacEngine(wiring.Component):
         # The buffer answers one cycle after the walker. A list entry then takes a register, since block memory is slow,
         # and selects its weight row, two cycles more.
         weight_latency = 4 if lists else 1
-        operand_latency = weight_latency + 1
+        operand_latency = weight_latency + 2
         ready: Value = C(1)
         accumulators: Accumulators | SerialAccumulators
         if self.serial:
@@ -124,7 +124,7 @@ class MacEngine(wiring.Component):
             walker.returned.eq(accumulators.returned),
         ]
         for name in ("valid", "first", "last"):
-            # Operand registers and product registers: two stages behind the memories.
+            # Operand registers and product registers: the last two stages.
             m.d.comb += getattr(accumulators, name).eq(delayed(m, getattr(walker, name), operand_latency + 1, name))
         kernel_bits = accumulators.kernel_bits
         for reader in range(readers):
@@ -137,6 +137,9 @@ class MacEngine(wiring.Component):
             m.submodules[f"weights_{reader}"] = memory
             port = memory.read_port()
             m.d.comb += port.en.eq(1)
+            # Block memory is slow and far away: one register beside it, one beside the multipliers.
+            weights = Signal.like(port.data, name=f"weight_row_{reader}", reset_less=True)
+            m.d.sync += weights.eq(port.data)
             if lists:
                 entry = Signal(self.x.payload.shape(), name=f"entry_{reader}")
                 m.d.sync += entry.eq(buffer.data[reader][0])
@@ -157,7 +160,7 @@ class MacEngine(wiring.Component):
                 activation = delayed(m, masked, operand_latency - arrival, f"activation_{reader}_{lane}", True)
                 # A slice of a wide row costs elaboration time in proportion to the row: cut it up lane by lane first.
                 slots = Signal(sets * (WEIGHT_BITS + kernel_bits), name=f"slots_{reader}_{lane}")
-                m.d.comb += slots.eq(port.data[lane * len(slots) : (lane + 1) * len(slots)])
+                m.d.comb += slots.eq(weights[lane * len(slots) : (lane + 1) * len(slots)])
                 for index in range(sets):
                     bit = index * (WEIGHT_BITS + kernel_bits)
                     # Without reset, as the registers inside multiplier blocks are here.

@@ -14,8 +14,7 @@ from rtl_templates.layouts import channel_count, checked
 from rtl_templates.pipe import StreamBuffer
 from rtl_templates.streams import Layout
 
-# Bits of an operand of the ECP5's multiplier blocks.
-BLOCK_WIDTH = 18
+BLOCK_WIDTH = timing.BLOCK_WIDTH
 
 
 class Requantise(wiring.Component):
@@ -23,10 +22,11 @@ class Requantise(wiring.Component):
 
     The bias is multiplied beforehand, so that bias and rounding are one addition behind the multiplier:
 
-        x --|--> * multiplier --|--> + (bias * multiplier + 2^(shift-1)) --|--> >> shift, saturate --> StreamBuffer
+        x --|--|--> * multiplier --|--> + (bias * multiplier + 2^(shift-1)) --|--> >> shift, saturate --> StreamBuffer
 
     Every register is enabled by the buffer's registered ready. A multiplier block of the ECP5 takes 18 bits: of an
-    accumulator of 19 the lowest is multiplied apart, as one more addend, instead of taking a second block.
+    accumulator of 19 the lowest is multiplied apart, as one more addend, instead of taking a second block; of a wider
+    one the low bits are, in a block of their own, and the products are added behind a register.
 
     Arguments:
         layout: of both streams; what a lane that carries nothing yields is arbitrary.
@@ -39,10 +39,8 @@ class Requantise(wiring.Component):
     Members:
         x, y: value streams.
 
-    Latency: 4 cycles. Initiation interval: 1 cycle a beat.
+    Latency: see `latency`. Initiation interval: 1 cycle a beat.
     """
-
-    LATENCY = timing.REQUANTISE_LATENCY
 
     def __init__(
         self,
@@ -70,48 +68,70 @@ class Requantise(wiring.Component):
         lanes = len(self._layout[0])
         super().__init__({"x": In(streams.values(in_shape, lanes)), "y": Out(streams.values(out_shape, lanes))})
 
+    @property
+    def latency(self) -> int:
+        """Cycles from a beat to its result."""
+        return timing.requantise_latency(self._in_shape.width, self._in_shape.signed, set(self._multipliers) != {1})
+
     def elaborate(self, platform) -> Module:
         m = Module()
-        lanes = len(self._layout[0])
+        beats, lanes = len(self._layout), len(self._layout[0])
         m.submodules.buffer = buffer = StreamBuffer(self.y.payload.shape())
         m.submodules.multipliers = multipliers = ConstantTable(by_beat(self._layout, self._multipliers, 1))
         m.submodules.addends = addends = ConstantTable(by_beat(self._layout, self._addends, 0))
         wiring.connect(m, buffer.y, wiring.flipped(self.y))
         advance = buffer.x.ready
 
-        beat, beat_before = Signal(range(len(self._layout))), Signal(range(len(self._layout)))
-        valid = Signal(3)
-        split = self._in_shape.width == BLOCK_WIDTH + 1 and self._in_shape.signed and set(self._multipliers) != {1}
+        def later(value: Value, name: str) -> Signal:
+            """A register behind a value."""
+            register = Signal(value.shape(), name=name, reset_less=True)
+            with m.If(advance):
+                m.d.sync += register.eq(value)
+            return register
+
+        def constant(value: Value, name: str) -> Value:
+            """Block memory is slow: a register beside it. What never changes needs none."""
+            return later(value, name) if beats > 1 else value
+
+        # Registers of a beat: as it comes, operands, products, (sum of partial products,) total.
+        valid = Signal(self.latency - 1)
+        scales = set(self._multipliers) != {1}
+        split = scales and self._in_shape.signed and self._in_shape.width == BLOCK_WIDTH + 1
+        partial = scales and timing.requantise_parts(self._in_shape.width, self._in_shape.signed) > 1
+        beat = Signal(range(beats))
+        # The addend is needed beside the product, or a cycle earlier where more is added to it.
+        addend_row: Value = beat
+        for age in range(int(not split) + int(partial)):
+            addend_row = later(addend_row, f"beat_{age}")
         m.d.comb += [
             self.x.ready.eq(advance),
             multipliers.row.eq(beat),
             multipliers.enable.eq(advance),
-            addends.row.eq(beat if split else beat_before),
+            addends.row.eq(addend_row),
             addends.enable.eq(advance),
             buffer.x.valid.eq(valid[-1]),
         ]
         with m.If(advance):
-            m.d.sync += [valid.eq((valid << 1) | self.x.valid), beat_before.eq(beat)]
+            m.d.sync += valid.eq((valid << 1) | self.x.valid)
             with m.If(self.x.valid):
-                m.d.sync += beat.eq(Mux(beat == len(self._layout) - 1, 0, beat + 1))
+                m.d.sync += beat.eq(Mux(beat == beats - 1, 0, beat + 1))
 
         for lane in range(lanes):
-            value = Signal(self._in_shape, name=f"value_{lane}", reset_less=True)
-            multiplier, addend = multipliers.constants[lane], addends.constants[lane]
-            multiplied: Value = value
-            if split:
-                multiplied = value[1:].as_signed() * multiplier
-                with_lowest = addend + Mux(value[0], multiplier, 0)
-                addend = Signal(with_lowest.shape(), name=f"addend_{lane}", reset_less=True)
-                with m.If(advance):
-                    m.d.sync += addend.eq(with_lowest)
-            elif set(self._multipliers) != {1}:
-                multiplied = value * multiplier
-            product = Signal(multiplied.shape(), name=f"product_{lane}", reset_less=True)
-            added = (product << int(split)) + addend
-            total = Signal(added.shape(), name=f"total_{lane}", reset_less=True)
-            with m.If(advance):
-                m.d.sync += [value.eq(self.x.payload[lane]), product.eq(multiplied), total.eq(added)]
+            value = later(later(self.x.payload[lane], f"arrived_{lane}"), f"value_{lane}")
+            multiplier = constant(multipliers.constants[lane], f"multiplier_{lane}")
+            addend = constant(addends.constants[lane], f"addend_{lane}")
+            if not scales:
+                product = later(value, f"product_{lane}")
+            elif split:
+                product = later(value[1:].as_signed() * multiplier, f"product_{lane}")
+                addend = later(addend + Mux(value[0], multiplier, 0), f"with_lowest_{lane}")
+            elif partial:
+                low = later(value[: timing.PART_BITS] * multiplier, f"low_{lane}")
+                high = later(_sign_kept(value, timing.PART_BITS) * multiplier, f"high_{lane}")
+                product = later(low + (high << timing.PART_BITS), f"product_{lane}")
+            else:
+                product = later(value * multiplier, f"product_{lane}")
+            total = later((product << int(split)) + addend, f"total_{lane}")
             m.d.comb += buffer.x.payload[lane].eq(self._saturated(m, total >> self._shift, lane))
         return m
 
@@ -131,3 +151,8 @@ class Requantise(wiring.Component):
         with m.Elif(too_high):
             m.d.comb += saturated.eq(high)
         return saturated
+
+
+def _sign_kept(value: Value, start: int) -> Value:
+    """The bits from `start` on; a slice alone is unsigned."""
+    return value[start:].as_signed() if value.shape().signed else value[start:]

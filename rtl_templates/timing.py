@@ -10,7 +10,9 @@ from itertools import pairwise
 from math import gcd
 
 STREAM_BUFFER_LATENCY = 1
-REQUANTISE_LATENCY = 4
+# Bits of an operand of the ECP5's multiplier blocks, and of the low part of a value that takes two of them: unsigned.
+BLOCK_WIDTH = 18
+PART_BITS = 17
 ADD_BIAS_LATENCY = 2
 RELU_LATENCY = 1
 NARROW_LATENCY = 2
@@ -27,6 +29,21 @@ _GLOBAL_PASS_OVERHEAD = 2
 _THRESHOLD_OVERHEAD = 5
 _READER_OVERHEAD = 6
 _READER_LATENCY = 11
+
+
+def requantise_parts(bits: int, signed: bool) -> int:
+    """Multiplier blocks that Requantise takes for an accumulator; one bit beyond a block's operand takes none."""
+    return 1 if bits <= (BLOCK_WIDTH + 1 if signed else BLOCK_WIDTH - 1) else 2
+
+
+def requantise_latency(bits: int, signed: bool, scales: bool) -> int:
+    """Cycles of Requantise.
+
+    Args:
+        bits, signed: of an accumulator.
+        scales: whether any multiplier is not 1.
+    """
+    return 5 + (scales and requantise_parts(bits, signed) > 1)
 
 
 def narrow_interval(lanes_in: int, lanes_out: int) -> int:
@@ -160,7 +177,7 @@ def serial_interval(steps: int, kernels: int, lists: bool) -> int:
         kernels: accumulators a set, drained one a cycle.
         lists: of a list stream; what lies between the walker and the accumulators is longer then.
     """
-    return steps + max(kernels, 9 if lists else 6)
+    return steps + max(kernels, 10 if lists else 7)
 
 
 # Of WindowSweep, beside the reads of a block; of UnrolledConv, from the taps' register to the output.

@@ -41,15 +41,16 @@ def test_equals_the_reference(channels, lanes, in_shape, out_shape, shift, large
     layer = network.Requantise("r", multipliers.astype(np.int32), shift, out_shape.signed)
     wanted = requantise(layer, rows.astype(np.int64) + biases)
     assert wanted.min() < wanted.max()
+    dut = Requantise(layout, multipliers.tolist(), biases.tolist(), shift, in_shape, out_shape)
     run_bench(
-        Requantise(layout, multipliers.tolist(), biases.tolist(), shift, in_shape, out_shape),
+        dut,
         "tests.rtl_templates.stream_bench",
         parameters={
             "x": to_beats(rows.tolist(), layout, in_shape.width),
             "y": to_beats(wanted.tolist(), layout, 8),
             "care": [pack([0 if channel == -1 else -1 for channel in row], 8) for row in layout],
             "interval": 1,
-            "latency": Requantise.LATENCY,
+            "latency": dut.latency,
         },
     )
 

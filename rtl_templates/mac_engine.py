@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from rtl_templates import streams
 from rtl_templates.accumulators import Accumulators
+from rtl_templates.banked_memory import BankedMemory
 from rtl_templates.serial_accumulators import SerialAccumulators
 from rtl_templates.walk import Walk, Walker
-from rtl_templates.weight_memory import WEIGHT_BITS, weight_memory
+from rtl_templates.weight_memory import WEIGHT_BITS, weight_rows
 from rtl_templates.word_buffer import WordBuffer
 
 
@@ -49,7 +50,7 @@ class MacEngine(wiring.Component):
         x: value or list stream.
         y: value stream of accumulators, `sets` lanes, `kernels` beats a fold, all folds of a position in order.
 
-    Latency: from a word's last beat to its first result `walk.steps` + 6 cycles, 9 with lists, and that of Accumulators
+    Latency: from a word's last beat to its first result `walk.steps` + 7 cycles, 10 with lists, and that of Accumulators
     or SerialAccumulators. Initiation interval: `walk.cycles` a word, or the word's beats where there are more, as long
     as there are banks enough for the groups that are under way.
     """
@@ -96,9 +97,9 @@ class MacEngine(wiring.Component):
         m.submodules.walker = walker = Walker(self.walk, buffer.address_bits, self.banks)
         lists = self.stream_lanes is None
         # The buffer answers one cycle after the walker. A list entry then takes a register, since block memory is slow,
-        # and selects its weight row, two cycles more.
-        weight_latency = 4 if lists else 1
-        operand_latency = weight_latency + 2
+        # and selects its weight row, one cycle more.
+        weight_latency = 3 if lists else 0
+        operand_latency = weight_latency + BankedMemory.LATENCY + 1
         ready: Value = C(1)
         accumulators: Accumulators | SerialAccumulators
         if self.serial:
@@ -131,25 +132,21 @@ class MacEngine(wiring.Component):
             m.d.comb += buffer.address[reader].eq(walker.address[reader])
             arrival = 2 if lists else 1
             inside = delayed(m, walker.inside[reader], arrival, f"inside_{reader}")
-            memory = weight_memory(
+            rows = weight_rows(
                 self.weights[reader].reshape(depth, -1), self.kernel_ids[reader].reshape(depth, -1), kernel_bits
             )
+            memory = BankedMemory(rows, lanes * sets * (WEIGHT_BITS + kernel_bits))
             m.submodules[f"weights_{reader}"] = memory
-            port = memory.read_port()
-            m.d.comb += port.en.eq(1)
-            # Block memory is slow and far away: one register beside it, one beside the multipliers.
-            weights = Signal.like(port.data, name=f"weight_row_{reader}", reset_less=True)
-            m.d.sync += weights.eq(port.data)
             if lists:
                 entry = Signal(self.x.payload.shape(), name=f"entry_{reader}")
                 m.d.sync += entry.eq(buffer.data[reader][0])
                 base = delayed(m, walker.weight[reader], arrival, f"base_{reader}")
                 row = Signal(range(max(depth, 2)), name=f"row_{reader}")
                 m.d.sync += row.eq(base + entry.index)
-                m.d.comb += port.addr.eq(row)
+                m.d.comb += memory.address.eq(row)
                 arrived = [entry.value]
             else:
-                m.d.comb += port.addr.eq(walker.weight[reader])
+                m.d.comb += memory.address.eq(walker.weight[reader])
                 places = self.buffer.beats_per_row
                 arrived = [
                     buffer.data[reader][place][lane] for place in range(places) for lane in range(lanes // places)
@@ -160,7 +157,7 @@ class MacEngine(wiring.Component):
                 activation = delayed(m, masked, operand_latency - arrival, f"activation_{reader}_{lane}", True)
                 # A slice of a wide row costs elaboration time in proportion to the row: cut it up lane by lane first.
                 slots = Signal(sets * (WEIGHT_BITS + kernel_bits), name=f"slots_{reader}_{lane}")
-                m.d.comb += slots.eq(weights[lane * len(slots) : (lane + 1) * len(slots)])
+                m.d.comb += slots.eq(memory.data[lane * len(slots) : (lane + 1) * len(slots)])
                 for index in range(sets):
                     bit = index * (WEIGHT_BITS + kernel_bits)
                     # Without reset, as the registers inside multiplier blocks are here.

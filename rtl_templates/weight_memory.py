@@ -11,6 +11,12 @@ WEIGHT_BITS = 8
 
 
 def weight_memory(weights: NDArray[np.integer], kernel_ids: NDArray[np.integer], kernel_bits: int) -> Memory:
+    """A memory of `weight_rows`."""
+    width = weights.shape[1] * (WEIGHT_BITS + kernel_bits)
+    return Memory(shape=unsigned(width), depth=len(weights), init=weight_rows(weights, kernel_ids, kernel_bits))
+
+
+def weight_rows(weights: NDArray[np.integer], kernel_ids: NDArray[np.integer], kernel_bits: int) -> list[int]:
     """A row holds (weight, kernel ID) for every slot; the first slot, and in a slot the weight, in the low bits.
 
     Args:
@@ -26,8 +32,7 @@ def weight_memory(weights: NDArray[np.integer], kernel_ids: NDArray[np.integer],
         axis=2,
     ).reshape(depth, -1)
     packed = np.packbits(fields, axis=1, bitorder="little")
-    rows = [int.from_bytes(row.tobytes(), "little") for row in packed]
-    return Memory(shape=unsigned(fields.shape[1]), depth=depth, init=rows)
+    return [int.from_bytes(row.tobytes(), "little") for row in packed]
 
 
 def _bits(values: NDArray[np.int64], width: int) -> NDArray[np.uint8]:

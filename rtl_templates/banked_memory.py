@@ -1,0 +1,73 @@
+"""A read-only memory deeper than a block of memory, with a register behind each block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amaranth import Module, Signal, unsigned
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
+
+# Depths and widths of a block of 18 kbit.
+_BLOCKS = {512: 36, 1024: 18, 2048: 9, 4096: 4, 8192: 2, 16384: 1}
+
+
+def bank_depth(depth: int, width: int) -> int:
+    """Rows of a bank, a block's depth or all of them, for the fewest blocks and then the fewest banks."""
+
+    def blocks(rows: int) -> int:
+        return min(-(-width // across) * -(-rows // down) for down, across in _BLOCKS.items())
+
+    def cost(rows: int) -> tuple[int, int]:
+        full, rest = divmod(depth, rows)
+        return full * blocks(rows) + (blocks(rest) if rest else 0), full + bool(rest)
+
+    return min((*_BLOCKS, max(_BLOCKS) * -(-depth // max(_BLOCKS))), key=cost) if depth > min(_BLOCKS) else depth
+
+
+class BankedMemory(wiring.Component):
+    """Rows of constants. Blocks answer slowly, so what they say is registered before one of them is chosen.
+
+    Arguments:
+        rows: unsigned.
+        width: of a row.
+
+    Members:
+        address: of a row.
+        data: the row.
+
+    Latency: 3 cycles: a bank, the register behind it, the choice. Initiation interval: 1 cycle.
+    """
+
+    LATENCY = 3
+
+    def __init__(self, rows: Sequence[int], width: int):
+        self._rows, self._width = list(rows), width
+        self.bank_depth = bank_depth(len(self._rows), width)
+        super().__init__({"address": In(max(1, bits_for(len(self._rows) - 1))), "data": Out(unsigned(width))})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        in_bank = max(1, (self.bank_depth - 1).bit_length())
+        held = []
+        for number, start in enumerate(range(0, len(self._rows), self.bank_depth)):
+            rows = self._rows[start : start + self.bank_depth]
+            memory = Memory(shape=unsigned(self._width), depth=len(rows), init=rows)
+            m.submodules[f"bank_{number}"] = memory
+            port = memory.read_port()
+            register = Signal(self._width, name=f"held_{number}", reset_less=True)
+            m.d.comb += [port.en.eq(1), port.addr.eq(self.address[:in_bank])]
+            m.d.sync += register.eq(port.data)
+            held.append(register)
+        if len(held) == 1:
+            m.d.sync += self.data.eq(held[0])
+            return m
+        chosen = [Signal(len(self.address) - in_bank, name=f"chosen_{age}", reset_less=True) for age in range(2)]
+        m.d.sync += [chosen[0].eq(self.address[in_bank:]), chosen[1].eq(chosen[0])]
+        with m.Switch(chosen[1]):
+            for number, register in enumerate(held):
+                with m.Case(number) if number < len(held) - 1 else m.Default():
+                    m.d.sync += self.data.eq(register)
+        return m

@@ -15,16 +15,16 @@ _BLOCKS = {512: 36, 1024: 18, 2048: 9, 4096: 4, 8192: 2, 16384: 1}
 
 
 def bank_depth(depth: int, width: int) -> int:
-    """Rows of a bank, a block's depth or all of them, for the fewest blocks and then the fewest banks."""
+    """Rows of a bank, no more than a block has, for the fewest blocks and then the fewest banks."""
 
     def blocks(rows: int) -> int:
-        return min(-(-width // across) * -(-rows // down) for down, across in _BLOCKS.items())
+        return -(-width // next(across for down, across in _BLOCKS.items() if down >= rows))
 
     def cost(rows: int) -> tuple[int, int]:
         full, rest = divmod(depth, rows)
         return full * blocks(rows) + (blocks(rest) if rest else 0), full + bool(rest)
 
-    return min((*_BLOCKS, max(_BLOCKS) * -(-depth // max(_BLOCKS))), key=cost) if depth > min(_BLOCKS) else depth
+    return min(_BLOCKS, key=cost)
 
 
 class BankedMemory(wiring.Component):

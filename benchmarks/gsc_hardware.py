@@ -112,6 +112,7 @@ def main(
     clock: Annotated[float, typer.Option(metavar="MHZ", help="Of the bitstream.")] = 110.0,
     router: Annotated[str, typer.Option(help="router1, or router2, which ends sooner.")] = "router2",
     placement_seed: Annotated[int, typer.Option(help="Another one gives another placement.")] = 1,
+    nextpnr: Annotated[str, typer.Option(metavar="OPTIONS", help="More options of nextpnr-ecp5.")] = "",
     network: Annotated[
         Path | None, typer.Option(metavar="NET.hwpack", help="A trained network instead of random weights.")
     ] = None,
@@ -137,7 +138,8 @@ def main(
                 resources[family] = _counts(generated, family)
             built = None
             if place_and_route:
-                built = _built(folder, board_name, clock, router, placement_seed, report)
+                options = {"router": router, "seed": placement_seed, "nextpnr": nextpnr}
+                built = _built(folder, board_name, clock, options, report)
             result = _result(packed, generated, seed, simulate, bit_exact, measured, resources, built)
     except HwgenError as error:
         terminal.say(f"gsc_hardware: {error}")
@@ -177,15 +179,14 @@ def _counts(bundle: Bundle, family: str) -> dict[str, Any]:
 
 
 def _built(
-    bundle: Path, board_name: str, clock: float, router: str, seed: int, report: Callable[[str, float | None], None]
+    bundle: Path, board_name: str, clock: float, options: dict[str, Any], report: Callable[[str, float | None], None]
 ) -> dict[str, Any]:
     from boards.ecp5_flow import Options, build
 
-    options = Options(clock_mhz=clock, router=router, seed=seed)
-    figures = build(bundle, board(board_name), options, report=report).to_json()
+    figures = build(bundle, board(board_name), Options(clock_mhz=clock, **options), report=report).to_json()
     # A path of this machine.
     del figures["bitstream"]
-    return figures | {"router": router, "placement_seed": seed}
+    return figures | {"options": options}
 
 
 def _result(

@@ -26,6 +26,7 @@ class Board:
         lut_inputs: inputs of one look-up table.
         dsp: multipliers: DSP blocks of which each forms at least one 8x8 product a cycle.
         block_ram_bits: all block RAM, parity bits included.
+        ultra_ram: blocks of UltraRAM.
         clock_hz: the board's oscillator that reaches the FPGA's logic, or None where only a processor system or a
             PCIe shell supplies the clock.
         toolchain: "open" where open tools place and route the part, else "vivado".
@@ -44,6 +45,7 @@ class Board:
     clock_hz: int | None
     toolchain: str
     platform: str | None = None
+    ultra_ram: int = 0
 
 
 BOARDS = (
@@ -82,7 +84,7 @@ BOARDS = (
     ),
     Board(
         "alveo-u250", "AMD Alveo U250", "ultrascale+", "XCU250-2LFIGD2104E", 1_728_000, 6, 12_288,
-        2_688 * 36 * KIBIT, None, "vivado",
+        2_688 * 36 * KIBIT, None, "vivado", ultra_ram=1_280,
     ),
 )  # fmt: skip
 

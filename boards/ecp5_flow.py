@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,16 +54,23 @@ class Options:
         seed: of the placement: another seed gives another result.
         router: "router1", whose clocks are some 10 % faster, or "router2", which ends soon where router1's last
             connections take hours.
+        nextpnr: more options of nextpnr's command line, such as "--parallel-refine --threads 2", which programs built
+            for a machine have.
     """
 
     clock_mhz: float = 100.0
     baud: int | None = None
     seed: int = 1
     router: str = "router1"
+    nextpnr: str = ""
 
     def __post_init__(self) -> None:
         if self.router not in ROUTERS:
             raise InputError(f"router must be one of {', '.join(ROUTERS)}, not {self.router!r}")
+        try:
+            shlex.split(self.nextpnr)
+        except ValueError as error:
+            raise InputError(f"nextpnr's options {self.nextpnr!r} do not end: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -298,7 +306,7 @@ def _steps(
         "--textcfg", "accelerator.config.new", "--report", "report.json.new",
         # For clocks that no constraint reaches; those of the PLL are derived from the oscillator's.
         "--freq", f"{sources.clock_hz / 1e6:g}", "--timing-allow-fail",
-        "--seed", str(options.seed), "--router", options.router,
+        "--seed", str(options.seed), "--router", options.router, *shlex.split(options.nextpnr),
     ]  # fmt: skip
 
     def place_and_route() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boards.tools import run_tool
-from hwgen import ecp5
+from hwgen import ecp5, ultrascale
 from hwgen.errors import InputError
 
 FAMILIES = ("ecp5", "ultrascale+")
@@ -37,6 +37,7 @@ class Counts:
         dsp: multiplier blocks (MULT18X18D, DSP48E2).
         block_ram: blocks of 18 kbit (DP16KD), or of 36 kbit on UltraScale+, where a RAMB18E2 is half a block.
         cells: how many of each kind the netlist has.
+        ultra_ram: blocks of UltraRAM.
     """
 
     family: str
@@ -46,6 +47,7 @@ class Counts:
     dsp: int
     block_ram: float
     cells: dict[str, int]
+    ultra_ram: int = 0
 
 
 def counts(
@@ -71,10 +73,10 @@ def counts(
         raise InputError(f"family {family!r} cannot be counted; choose one of {', '.join(FAMILIES)}")
     with tempfile.TemporaryDirectory(prefix="hwgen-counts-") as scratch:
         folder = Path(scratch)
-        xilinx = [ecp5.UNVERIFIED, f"synth_xilinx -family xcup -top {top}"]
+        synthesis = ecp5.synthesis if family == "ecp5" else ultrascale.synthesis
         commands = (
             f'read_verilog "{Path(verilog).absolute()}"',
-            *(ecp5.synthesis(top, folder) if family == "ecp5" else xilinx),
+            *synthesis(top, folder),
             "tee -q -o cells.json stat -json",
         )
         (folder / "counts.ys").write_text("\n".join(commands) + "\n")
@@ -105,4 +107,5 @@ def count(family: str, cells: dict[str, int]) -> Counts:
     luts = sum(number for kind, number in cells.items() if re.fullmatch(r"LUT[1-6](_2)?", kind))
     block_ram = total(("RAMB36E2",)) + total(("RAMB18E2",)) / 2
     flip_flops = total(("FDRE", "FDSE", "FDCE", "FDPE"))
-    return Counts(family, luts + lutram, lutram, flip_flops, total(("DSP48E2",)), block_ram, cells)
+    ultra_ram = total(("URAM288",))
+    return Counts(family, luts + lutram, lutram, flip_flops, total(("DSP48E2",)), block_ram, cells, ultra_ram)

@@ -284,6 +284,7 @@ def build(
     router: Annotated[
         str, typer.Option("--router", help="router1 for speed; router2 ends soon even on a crowded FPGA.")
     ] = "router1",
+    nextpnr: Annotated[str, typer.Option("--nextpnr", metavar="OPTIONS", help="More options of nextpnr-ecp5.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Do the steps again that an earlier build has done.")] = False,
     json: Json = False,
 ) -> None:
@@ -307,7 +308,7 @@ def build(
             board = made_for.get("board") if isinstance(made_for, dict) else None
             if not isinstance(board, str):
                 raise InputError(f"{bundle}: was made for no board; name one with --board")
-        options = Options(clock_mhz=clock, baud=baud, seed=seed, router=router)
+        options = Options(clock_mhz=clock, baud=baud, seed=seed, router=router, nextpnr=nextpnr)
         made = make(bundle, board_named(board), options, report=report, force=force)
     _print_build(made, json)
 

@@ -31,7 +31,7 @@ def hwgen(capsys, monkeypatch):
 def test_help(hwgen):
     code, out, _ = hwgen("build", "--help")
     assert code == 0
-    for option in ("--board", "--clock", "--baud", "--seed", "--router", "--force", "--json"):
+    for option in ("--board", "--clock", "--baud", "--seed", "--router", "--nextpnr", "--force", "--json"):
         assert option in out
 
 

@@ -264,6 +264,8 @@ def test_other_input_that_cannot_be_built(tools, tmp_path):
     bundle = make_bundle(tmp_path / "bundle")
     with pytest.raises(InputError, match="router must be one of router1, router2, not 'router3'"):
         Options(router="router3")
+    with pytest.raises(InputError, match="nextpnr's options '\"' do not end"):
+        Options(nextpnr='"')
     with pytest.raises(PlanError, match="clock must be one that the PLL makes"):
         build(bundle, ULX3S, Options(clock_mhz=1))
     with pytest.raises(PlanError, match="baud must be at most"):

@@ -76,6 +76,8 @@ class RadixSearch(wiring.Component):
         above = Signal(self._channels, reset_less=True)
         alive = Signal(self._channels, init=everyone if begins else 0, reset_less=True)
         missing = Signal.like(self.x.payload.missing_but_one, init=self._k - 1 if begins else 0, reset_less=True)
+        # Those alive with a one in the step's bit: known from the marks on, so that counting begins at a register.
+        ones = Signal(self._channels, reset_less=True)
 
         busy, step = Signal(), Signal(len(self._steps), init=1)
         phase = Signal(timing.STEP_CYCLES, init=1)
@@ -89,27 +91,16 @@ class RadixSearch(wiring.Component):
                     m.d.sync += busy.eq(0)
         with m.Else():
             m.d.sync += [busy.eq(self.x.valid), values.eq(self.x.payload.values)]
+            first_key = self._key(self.x.payload.values, self._steps.start)
             if begins:
-                m.d.sync += [above.eq(0), alive.eq(everyone), missing.eq(self._k - 1)]
+                m.d.sync += [above.eq(0), alive.eq(everyone), missing.eq(self._k - 1), ones.eq(first_key)]
             else:
                 m.d.sync += [
+                    ones.eq(self.x.payload.alive & first_key),
                     above.eq(self.x.payload.above),
                     alive.eq(self.x.payload.alive),
                     missing.eq(self.x.payload.missing_but_one),
                 ]
-
-        # Which bit comes next is known long before: of several it is chosen in time.
-        bits, ones = Signal(self._channels, reset_less=True), Signal(self._channels)
-        if len(self._steps) == 1:
-            m.d.comb += bits.eq(self._key(values, self._steps.start))
-        else:
-            following = [self._key(values, position) for position in self._steps[1:]]
-            gated = [key & step[number].replicate(self._channels) for number, key in enumerate(following)]
-            with m.If(~busy):
-                m.d.sync += bits.eq(self._key(self.x.payload.values, self._steps.start))
-            with m.Elif(marking & ~step[-1]):
-                m.d.sync += bits.eq(any_of(gated))
-        m.d.comb += ones.eq(bits & alive)
 
         counts = []
         for start in range(0, self._channels, _GROUP):
@@ -127,7 +118,7 @@ class RadixSearch(wiring.Component):
         after = self.y.payload
         m.d.comb += [
             after.values.eq(values),
-            after.alive.eq(alive & (bits ^ fewer.replicate(self._channels))),
+            after.alive.eq(ones ^ (alive & fewer.replicate(self._channels))),
             after.above.eq(above | (ones & fewer.replicate(self._channels))),
         ]
         with m.If(fewer):
@@ -135,8 +126,11 @@ class RadixSearch(wiring.Component):
         with m.Else():
             m.d.comb += after.missing_but_one.eq(missing)
         if len(self._steps) > 1:
+            keys = [self._key(values, position) for position in self._steps[1:]]
+            following = any_of([key & step[number].replicate(self._channels) for number, key in enumerate(keys)])
             with m.If(busy & marking & ~step[-1]):
                 m.d.sync += [
+                    ones.eq(after.alive & following),
                     above.eq(after.above),
                     alive.eq(after.alive),
                     missing.eq(after.missing_but_one),

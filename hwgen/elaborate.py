@@ -18,7 +18,7 @@ from rtl_templates.add_bias import AddBias
 from rtl_templates.compact import Compact
 from rtl_templates.drop_empty import DropEmpty
 from rtl_templates.global_winners import GlobalWinners
-from rtl_templates.list_conv import ListConv, Windows
+from rtl_templates.list_conv import ListConv
 from rtl_templates.local_winners import LocalWinners
 from rtl_templates.mac_engine import MacEngine
 from rtl_templates.narrow import Narrow
@@ -31,6 +31,7 @@ from rtl_templates.requantise import Requantise
 from rtl_templates.scatter_engine import Reach, ScatterEngine
 from rtl_templates.stream_pool import StreamPool
 from rtl_templates.streams import value_beat
+from rtl_templates.target import target_of
 from rtl_templates.unrolled_conv import UnrolledConv
 from rtl_templates.walk import Walk
 
@@ -45,9 +46,14 @@ def accelerator(plan: Plan, packed: PackedNetwork) -> Pipeline:
     return Pipeline(components)
 
 
+def stage_component(plan: Plan, packed: PackedNetwork, stage: Stage):
+    """The component of one stage of the plan, to be looked at alone."""
+    return _Elaborator(plan, packed).component(stage)
+
+
 class _Elaborator:
     def __init__(self, plan: Plan, packed: PackedNetwork):
-        self.plan, self.packed = plan, packed
+        self.plan, self.packed, self.target = plan, packed, target_of(plan.family, plan.ultra_ram)
         self.layers = {layer.name: layer for layer in packed.network.layers}
 
     def component(self, stage: Stage):
@@ -149,7 +155,7 @@ class _Elaborator:
         layer = self.layers[stage.name]
         assert isinstance(layer, Conv2d)
         return UnrolledConv(
-            graph_of(layer, stage.signed),
+            graph_of(layer, stage.signed, self.target.adder_operands),
             shape=_shape(8, stage.signed),
             accumulator=signed(stage.accumulator_bits),
             channels=stage.channels,
@@ -163,15 +169,15 @@ class _Elaborator:
 
     def _lanes(self, stage: stages.Lanes) -> ListConv:
         weights, kernel_ids = lanes.weights(stage, self.packed.packings[stage.name])
-        window = stage.window
         return ListConv(
             shape=_shape(8, stage.signed),
             entries=stage.entries,
-            windows=Windows(window.map, window.kernel, window.stride, window.padding, window.dilation),
+            windows=lanes.windows_of(stage.window),
             weights=weights,
             kernel_ids=kernel_ids,
             kernels=stage.kernels,
             accumulator=signed(stage.accumulator_bits),
+            offset=self.target.pair_offset,
         )
 
     def _scatter(self, stage: stages.Scatter) -> ScatterEngine:

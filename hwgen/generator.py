@@ -15,6 +15,7 @@ from hwgen.format.packed import PackedNetwork
 from hwgen.plan import Plan, make_plan
 from hwgen.plan.stages import Source
 from hwgen.verilog import write_verilog
+from rtl_templates.target import target_of
 
 TOP = "accelerator"
 TOOLS = ("hwgen", "amaranth", "pyosys")
@@ -80,7 +81,8 @@ def write(plan: Plan, packed: PackedNetwork, out: str | os.PathLike[str]) -> Bun
 
     component = accelerator(plan, packed)
     with tempfile.TemporaryDirectory(prefix="hwgen-generate-") as scratch:
-        files: dict[str, bytes | Path] = {path.name: path for path in write_verilog(component, Path(scratch), TOP)}
+        written = write_verilog(component, Path(scratch), TOP, target_of(plan.family, plan.ultra_ram))
+        files: dict[str, bytes | Path] = {path.name: path for path in written}
         packed.save(Path(scratch) / NETWORK)
         files[NETWORK] = Path(scratch) / NETWORK
         manifest = write_bundle(

@@ -31,13 +31,14 @@ PASSES = (
 )
 
 
-def write_verilog(component, directory: Path, name: str) -> list[Path]:
+def write_verilog(component, directory: Path, name: str, target: object = None) -> list[Path]:
     """Elaborates an `amaranth.lib.wiring.Component` and writes `<name>.v` and its memory images into `directory`.
 
     Args:
         component: the component; its signature's members become ports such as `x__payload`, beside `clk` and `rst`.
         directory: an existing folder.
         name: of the Verilog module and of the file.
+        target: rtl_templates.target.Target that the components are written for; None for the default.
 
     Returns:
         The written files, the Verilog first. Memory images are referred to by bare file name: run tools in `directory`.
@@ -47,7 +48,7 @@ def write_verilog(component, directory: Path, name: str) -> list[Path]:
     """
     from amaranth.back import rtlil
 
-    text = rtlil.convert(component, name=name, emit_src=False)
+    text = rtlil.convert(component, name=name, platform=target, emit_src=False)
     with tempfile.TemporaryDirectory(prefix="hwgen-yosys-") as scratch:
         source, verilog = Path(scratch) / "design.il", Path(scratch) / f"{name}.v"
         source.write_text(text)

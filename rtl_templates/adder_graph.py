@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ class Node:
         negate_a, negate_b: which operand is subtracted.
         level: the register stage that holds it; the inputs are level 0, operands lie at lower levels.
         low, high: what it can be.
+        fused: no adder of its own: every adder that reads it adds its two operands instead. Its level is 0.
     """
 
     a: int
@@ -36,16 +38,31 @@ class Node:
     level: int
     low: int
     high: int
+    fused: bool = False
 
     @property
     def bits(self) -> int:
         """Of the value."""
         return range_bits(self.low, self.high)
 
-    @property
-    def adder_bits(self) -> int:
-        """Of the carry chain: below the shift, the lowest bits of `a` pass as they are."""
-        return self.bits - (0 if self.negate_a else self.shift)
+
+class Term(NamedTuple):
+    """±value << shift."""
+
+    value: int
+    shift: int
+    negative: bool
+
+
+def inside(term: Term, operand: Term) -> Term:
+    """An operand of a term's value, as a term of the sum that the term belongs to."""
+    return Term(operand.value, term.shift + operand.shift, term.negative != operand.negative)
+
+
+def passing_bits(terms: Sequence[Term]) -> int:
+    """Lowest bits of a sum that need no adder: below all shifts but the least, unless that operand is subtracted."""
+    lowest, second, *_ = sorted(terms, key=lambda term: term.shift)
+    return 0 if lowest.negative else second.shift
 
 
 @dataclass(frozen=True)
@@ -93,13 +110,25 @@ class AdderGraph:
     @property
     def adder_bits(self) -> int:
         """Of all carry chains together: about the LUTs that the graph takes."""
-        return sum(node.adder_bits for node in self.nodes)
+        return sum(node.bits - passing_bits(self.terms(node)) for node in self.nodes if not node.fused)
+
+    def terms(self, node: Node) -> list[Term]:
+        """What the adder of a node that is not fused adds up: two operands, or three where one is fused."""
+        found: list[Term] = []
+        for term in (Term(node.a, 0, node.negate_a), Term(node.b, node.shift, node.negate_b)):
+            inner = self.nodes[term.value - self.inputs] if term.value >= self.inputs else None
+            if inner is None or not inner.fused:
+                found.append(term)
+                continue
+            found.append(inside(term, Term(inner.a, 0, inner.negate_a)))
+            found.append(inside(term, Term(inner.b, inner.shift, inner.negate_b)))
+        return found
 
     @property
     def register_bits(self) -> int:
         """Of all registers: the nodes, and the copies that values need to arrive with their partners."""
         until = self.last_levels()
-        bits = [self.input_bits] * self.inputs + [node.bits for node in self.nodes]
+        bits = [self.input_bits] * self.inputs + [0 if node.fused else node.bits for node in self.nodes]
         since = [1] * self.inputs + [node.level for node in self.nodes]
         return sum(b * (last - first + 1) for b, first, last in zip(bits, since, until, strict=True) if last >= first)
 
@@ -107,8 +136,8 @@ class AdderGraph:
         """The last level at which each value is read: one below its latest reader, or the depth for an output."""
         last = [0] * self.inputs + [node.level for node in self.nodes]
         for node in self.nodes:
-            for operand in (node.a, node.b):
-                last[operand] = max(last[operand], node.level - 1)
+            for term in self.terms(node) if not node.fused else ():
+                last[term.value] = max(last[term.value], node.level - 1)
         for value in used(self.outputs):
             last[value] = self.depth
         return last

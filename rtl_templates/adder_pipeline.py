@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Cat, Module, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from rtl_templates.adder_graph import AdderGraph, Node
+from rtl_templates.adder_graph import AdderGraph, Term, passing_bits
 
 
 class AdderPipeline(wiring.Component):
     """The adders of a graph, each with a register, and the registers that make operands arrive together.
+
+    Fused nodes have none of both: their operands are those of the adders that read them.
 
     Nothing enables or resets them: what goes in comes out `latency` cycles later.
 
@@ -63,7 +67,9 @@ class AdderPipeline(wiring.Component):
             hold(place)
         for index, node in enumerate(graph.nodes, start=graph.inputs):
             total = Signal(shape_of(node.low, node.bits), name=f"value_{index}", reset_less=True)
-            m.d.sync += total.eq(self._sum(node, at(node.a, node.level - 1), at(node.b, node.level - 1)))
+            if not node.fused:
+                terms = graph.terms(node)
+                m.d.sync += total.eq(_sum(terms, [at(term.value, node.level - 1) for term in terms], node.bits))
             held.append([total])
             hold(index)
         for place, output in enumerate(graph.outputs):
@@ -74,17 +80,28 @@ class AdderPipeline(wiring.Component):
             m.d.comb += self.y[place].eq(value << output.shift if output.shift >= 0 else value >> -output.shift)
         return m
 
-    @staticmethod
-    def _sum(node: Node, a: Value, b: Value) -> Value:
-        if node.negate_a:
-            return (b << node.shift) - a
-        # No carry chain for the bits of `a` below the lowest of `b`.
-        wide = Value.cast(a) if len(a) >= node.bits else _extended(a, node.bits)
-        low, high = wide[: node.shift], wide[node.shift : node.bits].as_signed()
-        return Cat(low, (high - b if node.negate_b else high + b)[: node.bits - node.shift])
+
+def _sum(terms: Sequence[Term], values: Sequence[Value], bits: int) -> Value:
+    """One addition, of all operands at once, and no carry chain for bits that pass."""
+    passing = passing_bits(terms)
+    # The operand that passes comes first; else any that is not subtracted.
+    order = sorted(range(len(terms)), key=lambda i: (terms[i].negative, terms[i].shift))
+    first, *others = order
+    if terms[first].shift == 0:
+        wide = _extended(values[first], bits)
+        low, total = wide[:passing], wide[passing:bits].as_signed()
+    else:
+        low, total = Cat(), values[first] << terms[first].shift
+    for i in others:
+        operand = values[i] << (terms[i].shift - passing)
+        total = total - operand if terms[i].negative else total + operand
+    return Cat(low, total[: bits - passing])
 
 
 def _extended(value: Value, bits: int) -> Value:
+    value = Value.cast(value)
+    if len(value) >= bits:
+        return value
     sign = value[-1] if value.shape().signed else 0
     return Cat(value, *[sign] * (bits - len(value)))
 

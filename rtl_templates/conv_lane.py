@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 from rtl_templates import streams
 from rtl_templates.product_pair import Product, ProductPair
 from rtl_templates.result_fifo import ram_style
+from rtl_templates.target import target
 from rtl_templates.weight_memory import WEIGHT_BITS
 
 # Strobes start at 0 after a reset; whatever else passes by may be anything until they come.
@@ -127,13 +128,13 @@ class LaneShape:
 
 
 class ConvLane(wiring.Component):
-    """FIFO of lists, products with the weights of one kernel offset, accumulators, and a place in the chain of sums.
+    """FIFO of lists, products with the weights of one kernel offset, and accumulators.
 
         write --> FIFO --> entry --index--> weight memory (outside)
                              |                    |
                              '------value------> (x) --> (+) <--> accumulators[bank, kernel ID]
                                                                         |
-                                                     sums ------------>(+)------------> next_sums
+                                                                        '------------> drained
 
     An accumulator is read, added to and written in one cycle. It is never cleared: sums are modulo 2^width, and whoever
     takes the drained sums subtracts what was drained from the same place before.
@@ -141,21 +142,22 @@ class ConvLane(wiring.Component):
     Arguments:
         lane: what all lanes have in common.
         kernel_row, kernel_column: the lane's place in the kernel.
+        late: drains a cycle later, in step with the next lane.
 
     Members:
         control, next_control: see LaneShape.control; one cycle apart.
         weight_address, weights: of the weight memory, which answers one cycle later.
-        sums, next_sums: sums of this drain over the lanes before, and with this lane's.
+        drained: one sum of each set.
 
-    Latency: from read_address to the accumulators `ADD` + 1 cycles, from drain_address to next_sums 2 cycles.
+    Latency: from read_address to the accumulators `ADD` + 1 cycles, from drain_address to drained 1 cycle, or 2 if late.
     Initiation interval: 1 cycle a step.
     """
 
     SELECT = 2
     ADD = 6 + ProductPair.LATENCY
 
-    def __init__(self, lane: LaneShape, kernel_row: int, kernel_column: int):
-        self.lane, self.kernel_row, self.kernel_column = lane, kernel_row, kernel_column
+    def __init__(self, lane: LaneShape, kernel_row: int, kernel_column: int, *, late: bool = False):
+        self.lane, self.kernel_row, self.kernel_column, self.late = lane, kernel_row, kernel_column, late
         slot = WEIGHT_BITS + lane.kernel_bits
         super().__init__(
             {
@@ -163,8 +165,7 @@ class ConvLane(wiring.Component):
                 "next_control": Out(lane.control),
                 "weight_address": Out(unsigned(lane.weight_address_bits)),
                 "weights": In(data.ArrayLayout(unsigned(slot), lane.sets)),
-                "sums": In(lane.sums),
-                "next_sums": Out(lane.sums),
+                "drained": Out(lane.sums),
             }
         )
 
@@ -176,7 +177,7 @@ class ConvLane(wiring.Component):
             m.d.sync += register.eq(getattr(control, name))
             m.d.comb += getattr(self.next_control, name).eq(register)
 
-        entry = self._entry(m)
+        entry = self._entry(m, platform)
         m.d.comb += self.weight_address.eq(Cat(entry.index, control.weight_row))
         value = entry.value
         for stage in range(3):
@@ -202,12 +203,15 @@ class ConvLane(wiring.Component):
             self._accumulate(m, index, product, kernel_id)
         return m
 
-    def _entry(self, m: Module) -> data.View:
+    def _entry(self, m: Module, platform) -> data.View:
         """The lists that this lane meets, entry by entry; 3 cycles from the address."""
         lane, control = self.lane, self.control
         depth = 1 << (lane.slot_bits + lane.phase_bits)
         # A list is complete before it is read.
-        attributes = {"no_rw_check": 1, "ram_style": ram_style(depth)}
+        style = ram_style(depth, platform)
+        if style == "block" and target(platform).ultra_ram:
+            style = "ultra"
+        attributes = {"no_rw_check": 1, "ram_style": style}
         fifo = Memory(shape=unsigned(lane.row_bits), depth=depth, init=[], attrs=attributes)
         m.submodules.fifo = fifo
         write, read = fifo.write_port(), fifo.read_port()
@@ -256,9 +260,8 @@ class ConvLane(wiring.Component):
             write.addr.eq(address),
             write.en.eq(control.add),
             write.data.eq(present.data + product),
-            drain.addr.eq(control.drain_address),
+            drain.addr.eq((self.next_control if self.late else control).drain_address),
         ]
         drained = Signal(lane.accumulator, name=f"drained_{index}", reset_less=True)
-        total = Signal(lane.accumulator, name=f"total_{index}", reset_less=True)
-        m.d.sync += [drained.eq(drain.data), total.eq(self.sums[index] + drained)]
-        m.d.comb += self.next_sums[index].eq(total)
+        m.d.sync += drained.eq(drain.data)
+        m.d.comb += self.drained[index].eq(drained)

@@ -7,7 +7,6 @@ no pixel is buffered that no later window needs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from amaranth.hdl import C, Cat, Const, Module, Mux, Shape, Signal, Value
@@ -20,100 +19,13 @@ from numpy.typing import NDArray
 from rtl_templates import streams
 from rtl_templates.conv_lane import ConvLane, LaneShape
 from rtl_templates.mac_engine import delayed
-from rtl_templates.result_fifo import DISTRIBUTED_DEPTH, ResultFifo
+from rtl_templates.result_fifo import ResultFifo
+from rtl_templates.target import ECP5, Target, target
 from rtl_templates.weight_memory import weight_memory
-
-# Lists that may come between the end of a position, as a model without latencies has it, and the cycle that counts it.
-_SLACK = 2
+from rtl_templates.windows import SLACK, Windows
 
 # Of a block RAM: a FIFO that needs one has them all.
 _BLOCK_ROWS = 512
-
-
-@dataclass(frozen=True)
-class Windows:
-    """The windows of a convolution over a map, in pixels of the padded map.
-
-    Attributes:
-        map, kernel, stride, padding, dilation: (rows, columns) each, as in torch.
-    """
-
-    map: tuple[int, int]
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-
-    def __post_init__(self) -> None:
-        for name in ("map", "kernel", "stride", "dilation"):
-            if min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
-        if min(self.padding) < 0:
-            raise ValueError(f"padding must not be negative, not {self.padding!r}")
-        if min(self.positions) < 1:
-            raise ValueError(f"the kernel must fit into the padded map: {self!r}")
-
-    @property
-    def positions(self) -> tuple[int, int]:
-        """Output rows and columns."""
-        rows, columns = (
-            (self.map[i] + 2 * self.padding[i] - self.dilation[i] * (self.kernel[i] - 1) - 1) // self.stride[i] + 1
-            for i in range(2)
-        )
-        return rows, columns
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        """Extent of the padded map, without the padding behind it that no window reaches."""
-        rows, columns = (
-            max(
-                self.padding[i] + self.map[i],
-                (self.positions[i] - 1) * self.stride[i] + (self.kernel[i] - 1) * self.dilation[i] + 1,
-            )
-            for i in range(2)
-        )
-        return rows, columns
-
-    @property
-    def pixels(self) -> int:
-        return self.padded[0] * self.padded[1]
-
-    def needed_by(self, axis: int) -> NDArray[np.bool_]:
-        """bool (pixels, kernel): whether an offset of the kernel meets a row (axis 0) or a column (axis 1)."""
-        place = np.arange(self.padded[axis])[:, None] - np.arange(self.kernel[axis]) * self.dilation[axis]
-        window, rest = np.divmod(place, self.stride[axis])
-        return (rest == 0) & (window >= 0) & (window < self.positions[axis])
-
-    def inside(self, axis: int) -> NDArray[np.bool_]:
-        """bool (pixels,): whether a row (axis 0) or a column (axis 1) is not padding."""
-        place = np.arange(self.padded[axis]) - self.padding[axis]
-        return (place >= 0) & (place < self.map[axis])
-
-    def pixels_of(self, offset: tuple[int, int]) -> NDArray[np.int64]:
-        """Numbers of the pixels that an offset of the kernel meets, in raster order."""
-        rows, columns = (self.needed_by(axis)[:, offset[axis]] for axis in range(2))
-        return np.flatnonzero(np.outer(rows, columns))
-
-    def least_depth(self) -> int:
-        """Lists that the first offset meets, and does not leave, until the last one meets its list of a position."""
-        first, last = self.pixels_of((0, 0)), self.pixels_of((self.kernel[0] - 1, self.kernel[1] - 1))
-        return int((np.searchsorted(first, last, side="right") - np.arange(len(last))).max())
-
-    def full_speed_depth(self, interval: int, cycles: int) -> int:
-        """Lists for which the first offset needs room if a word's pixels arrive evenly in its cycles; a power of two.
-
-        Args:
-            interval: cycles of a position.
-            cycles: of a word.
-        """
-        words = np.arange(3)[:, None]
-        first, last = self.pixels_of((0, 0)), self.pixels_of((self.kernel[0] - 1, self.kernel[1] - 1))
-        # In units of 1 / pixels of a cycle.
-        arrived, complete = (((words * self.pixels + of + 1) * cycles).ravel() for of in (first, last))
-        grid = np.arange(len(complete)) * interval * self.pixels
-        ended = np.maximum.accumulate(complete - grid) + grid + interval * self.pixels
-        held = np.arange(len(arrived)) + 1 - np.searchsorted(ended, arrived)
-        return 1 << (int(held.max()) + _SLACK - 1).bit_length()
 
 
 class ListConv(wiring.Component):
@@ -186,7 +98,7 @@ class ListConv(wiring.Component):
         if depth is None:
             depth = windows.full_speed_depth(self.interval, self.cycles)
             slot_rows = 1 << (self._writes - 1).bit_length()
-            if depth * slot_rows > DISTRIBUTED_DEPTH:
+            if depth * slot_rows > ECP5.distributed_depth:
                 depth = max(depth, _BLOCK_ROWS // slot_rows)
         if depth & (depth - 1) or depth < windows.least_depth():
             raise ValueError(f"depth must be a power of two, at least {windows.least_depth()}, not {depth!r}")
@@ -253,20 +165,38 @@ class ListConv(wiring.Component):
         control: dict[str, Value] = {}
         for part in (writer, starts):
             control |= {name: getattr(part, name) for name in part.control}
-        sums: Value = C(0, lane.sums.size)
-        lanes = []
+        # Where an adder takes three operands, every second lane adds the sums of two lanes.
+        stride = target(platform).adder_operands - 1
+        lanes: list[ConvLane] = []
+        sums: list[Value] = [C(0, lane.accumulator)] * lane.sets
         for number in range(len(self.weights)):
-            place = ConvLane(lane, *divmod(number, lane.kernel_columns))
+            late = (number + 1) % stride != 0 and number + 1 < len(self.weights)
+            place = ConvLane(lane, *divmod(number, lane.kernel_columns), late=late)
             m.submodules[f"lane_{number}"] = place
             m.d.comb += [getattr(place.control, name).eq(value) for name, value in control.items()]
-            m.d.comb += place.sums.eq(sums)
             control = {name: getattr(place.next_control, name) for name in control}
-            sums = place.next_sums
             lanes.append(place)
-        for number in range(0, len(lanes), 2):
-            self._connect_weights(m, number, lanes[number : number + 2])
+            added = [] if late else [place, *(other for other in lanes[-2:-1] if other.late)]
+            sums = [
+                self._chained(m, f"sum_{number}_{index}", sums[index], [other.drained[index] for other in added])
+                for index in range(lane.sets)
+            ]
+        together = self._lanes_a_memory(target(platform))
+        for number in range(0, len(lanes), together):
+            self._connect_weights(m, number, lanes[number : number + together], target(platform))
         self._finish(m, control, sums, results)
         return m
+
+    def _chained(self, m: Module, name: str, before: Value, drained: Sequence[Value]) -> Value:
+        """The chain's register at a lane: sums over the lanes so far."""
+        total = Signal(self.lane.accumulator, name=name, reset_less=True)
+        m.d.sync += total.eq(sum(drained, start=before))
+        return total
+
+    def _lanes_a_memory(self, family: Target) -> int:
+        """Two lanes share a block RAM, each with a port: what narrow blocks with two ports hold best."""
+        depth = 1 << self.lane.weight_address_bits
+        return 1 if depth <= family.table_depth else 2
 
     @property
     def _waiting(self) -> int:
@@ -276,22 +206,22 @@ class ListConv(wiring.Component):
         inside = np.outer(self.windows.inside(0), self.windows.inside(1)).ravel()
         borders = np.flatnonzero(np.concatenate([inside, inside]))
         longest = int(np.diff(borders).max()) - 1
-        return -(-longest * self._writes * int(inside.sum()) // self.cycles) + _SLACK
+        return -(-longest * self._writes * int(inside.sum()) // self.cycles) + SLACK
 
     @property
     def _positions_under_way(self) -> int:
         """Positions from start to the last beat, so that no start waits for room."""
         return -(-(self.latency + self.lane.kernels) // self.interval)
 
-    def _connect_weights(self, m: Module, number: int, lanes: Sequence[ConvLane]) -> None:
-        """A memory for two lanes, each of which has a port: what narrow blocks with two ports hold best."""
+    def _connect_weights(self, m: Module, number: int, lanes: Sequence[ConvLane], family: Target) -> None:
+        """A memory for these lanes, each of which has a port."""
         lane = self.lane
         extent = (len(lanes), 1 << lane.weight_row_bits, 1 << lane.entry["index"].width, lane.sets)
         weights, kernel_ids = np.zeros(extent, np.int64), np.zeros(extent, np.int64)
-        for target, source in ((weights, self.weights), (kernel_ids, self.kernel_ids)):
-            target[:, : lane.weight_rows, : lane.channels] = source[number : number + len(lanes)]
+        for table, source in ((weights, self.weights), (kernel_ids, self.kernel_ids)):
+            table[:, : lane.weight_rows, : lane.channels] = source[number : number + len(lanes)]
         memory = weight_memory(weights.reshape(-1, lane.sets), kernel_ids.reshape(-1, lane.sets), lane.kernel_bits)
-        if memory.depth > DISTRIBUTED_DEPTH:
+        if memory.depth > family.table_depth:
             # Yosys would make the last of an odd number of lanes from LUTs: hundreds of them.
             memory.attrs["ram_style"] = "block"
         m.submodules[f"weights_{number}"] = memory
@@ -299,11 +229,11 @@ class ListConv(wiring.Component):
             port = memory.read_port()
             m.d.comb += [
                 port.en.eq(1),
-                port.addr.eq(Cat(place.weight_address, C(part, 1))),
+                port.addr.eq(Cat(place.weight_address, C(part, len(lanes) - 1))),
                 place.weights.eq(port.data),
             ]
 
-    def _finish(self, m: Module, control: dict[str, Value], sums: data.View, results: ResultFifo) -> None:
+    def _finish(self, m: Module, control: dict[str, Value], sums: Sequence[Value], results: ResultFifo) -> None:
         """What the chain drained, less what it drained from the same accumulators before."""
         lane = self.lane
         # Sums leave a lane one cycle behind its control.
@@ -316,7 +246,7 @@ class ListConv(wiring.Component):
             read.addr.eq(address),
             write.addr.eq(address),
             write.en.eq(drain),
-            write.data.eq(sums),
+            write.data.eq(Cat(sums)),
         ]
         m.d.sync += results.write.eq(live)
         for index in range(lane.sets):

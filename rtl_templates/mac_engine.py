@@ -8,7 +8,7 @@ the row of the augmented weight tensor).
 from __future__ import annotations
 
 import numpy as np
-from amaranth.hdl import C, Module, Mux, Signal, Value, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
@@ -17,9 +17,13 @@ from rtl_templates import streams
 from rtl_templates.accumulators import Accumulators
 from rtl_templates.banked_memory import BankedMemory
 from rtl_templates.serial_accumulators import SerialAccumulators
+from rtl_templates.target import target
 from rtl_templates.walk import Walk, Walker
 from rtl_templates.weight_memory import WEIGHT_BITS, weight_rows
 from rtl_templates.word_buffer import WordBuffer
+
+# Of an activation and a weight, with a sign.
+_PRODUCT_BITS = 17
 
 
 class MacEngine(wiring.Component):
@@ -128,12 +132,17 @@ class MacEngine(wiring.Component):
             # Operand registers and product registers: the last two stages.
             m.d.comb += getattr(accumulators, name).eq(delayed(m, getattr(walker, name), operand_latency + 1, name))
         kernel_bits = accumulators.kernel_bits
+        # Where a multiplier block is wide enough, two sets share it: products of an activation and
+        # weights[0] + weights[1] * 2^offset lie apart.
+        offset = target(platform).pair_offset
+        shared = 2 if offset >= _PRODUCT_BITS else 1
+        stored = _borrowed(self.weights) if shared == 2 else self.weights
         for reader in range(readers):
             m.d.comb += buffer.address[reader].eq(walker.address[reader])
             arrival = 2 if lists else 1
             inside = delayed(m, walker.inside[reader], arrival, f"inside_{reader}")
             rows = weight_rows(
-                self.weights[reader].reshape(depth, -1), self.kernel_ids[reader].reshape(depth, -1), kernel_bits
+                stored[reader].reshape(depth, -1), self.kernel_ids[reader].reshape(depth, -1), kernel_bits
             )
             memory = BankedMemory(rows, lanes * sets * (WEIGHT_BITS + kernel_bits))
             m.submodules[f"weights_{reader}"] = memory
@@ -158,15 +167,13 @@ class MacEngine(wiring.Component):
                 # A slice of a wide row costs elaboration time in proportion to the row: cut it up lane by lane first.
                 slots = Signal(sets * (WEIGHT_BITS + kernel_bits), name=f"slots_{reader}_{lane}")
                 m.d.comb += slots.eq(memory.data[lane * len(slots) : (lane + 1) * len(slots)])
-                for index in range(sets):
+                products: list[Value] = []
+                for index in range(0, sets, shared):
+                    bits = [i * (WEIGHT_BITS + kernel_bits) for i in range(index, min(index + shared, sets))]
+                    weights = [slots[bit : bit + WEIGHT_BITS] for bit in bits]
+                    products += _products(m, activation, weights, offset, f"{reader}_{lane}_{index}")
+                for index, product in enumerate(products):
                     bit = index * (WEIGHT_BITS + kernel_bits)
-                    # Without reset, as the registers inside multiplier blocks are here.
-                    weight = Signal(signed(WEIGHT_BITS), name=f"weight_{reader}_{lane}_{index}", reset_less=True)
-                    product = Signal(signed(17), name=f"product_{reader}_{lane}_{index}", reset_less=True)
-                    m.d.sync += [
-                        weight.eq(slots[bit : bit + WEIGHT_BITS]),
-                        product.eq(activation * weight),
-                    ]
                     place = (reader * lanes + lane) * sets + index
                     m.d.comb += accumulators.products[place].eq(product)
                     if kernel_bits:
@@ -175,6 +182,33 @@ class MacEngine(wiring.Component):
                             delayed(m, kernel_id, 2, f"kernel_id_{reader}_{lane}_{index}")
                         )
         return m
+
+
+def _borrowed(weights: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Weights of which two share a multiplier: a negative first one borrows from the second."""
+    result = weights.astype(np.int64)
+    second = result[..., 1::2]
+    second -= weights[..., ::2][..., : second.shape[-1]] < 0
+    return result
+
+
+def _products(m: Module, activation: Value, weights: list[Value], offset: int, name: str) -> list[Value]:
+    """One multiplier, for a weight or for two from `_borrowed`; 2 cycles from the weights, 1 from the activation."""
+    # Without reset, as the registers inside multiplier blocks are here.
+    if len(weights) == 1:
+        weight = Signal(signed(WEIGHT_BITS), name=f"weight_{name}", reset_less=True)
+        product = Signal(signed(_PRODUCT_BITS), name=f"product_{name}", reset_less=True)
+        m.d.sync += [weight.eq(weights[0]), product.eq(activation * weight)]
+        return [product]
+    first, second = weights
+    operand = Signal(signed(offset + WEIGHT_BITS), name=f"weights_{name}", reset_less=True)
+    both = Signal(signed(offset + _PRODUCT_BITS), name=f"products_{name}", reset_less=True)
+    m.d.sync += [
+        operand.eq(Cat(first, first[-1].replicate(offset - WEIGHT_BITS), second)),
+        both.eq(activation * operand),
+    ]
+    # A negative first product has borrowed from the second.
+    return [both[:_PRODUCT_BITS].as_signed(), both[offset:].as_signed() + both[offset - 1]]
 
 
 def delayed(m: Module, value, cycles: int, name: str, reset_less: bool = False):

@@ -32,12 +32,12 @@ class ParallelGlobalWinners(wiring.Component):
         shape: of a value, signed or unsigned.
         k: winners; with k of at least the number of values all win.
         emit: "entries" for min(k, values) entries a word, in torch's order, where an index is
-            channel * positions + position.
+            channel * positions + position; of a vector also "values" for every value, the losers as zeros.
         units: readers, at least 2; each stores two words and two lists.
 
     Members:
         x: value stream.
-        y: list stream.
+        y: list stream, or value stream of one lane.
 
     Latency: from a word's last beat to its first entry, see `rtl_templates.timing.parallel_global_latency`.
     Initiation interval: a word in `rtl_templates.timing.parallel_global_interval` cycles.
@@ -50,21 +50,24 @@ class ParallelGlobalWinners(wiring.Component):
             raise ValueError(f"positions must be at least 1, not {positions!r}")
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k!r}")
-        if emit != "entries":
-            raise ValueError(f"emit must be 'entries', not {emit!r}")
+        if emit not in ("entries", "values") or (emit == "values" and positions > 1):
+            raise ValueError(f"emit must be 'entries', or of one position 'values', not {emit!r}")
         if units < 2:
             raise ValueError(f"units must be at least 2, not {units!r}")
         self._positions, self._shape, self._units = positions, shape, units
         count = channel_count(self._layout) * positions
-        self._k = min(k, count)
-        super().__init__(
-            {"x": In(streams.values(shape, len(self._layout[0]))), "y": Out(streams.entries(shape, count))}
-        )
+        self._k, self._values = min(k, count), emit == "values"
+        self._entries = count if self._values else self._k
+        leaving = streams.values(shape, 1) if self._values else streams.entries(shape, count)
+        super().__init__({"x": In(streams.values(shape, len(self._layout[0]))), "y": Out(leaving)})
 
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.search = search = ThresholdSearch(self._layout, self._positions, self._shape, self._k)
-        readers = [WinnersReader(self._layout, self._positions, self._shape, self._k) for _ in range(self._units)]
+        readers = [
+            WinnersReader(self._layout, self._positions, self._shape, self._k, all_values=self._values)
+            for _ in range(self._units)
+        ]
         for number, reader in enumerate(readers):
             m.submodules[f"reader_{number}"] = reader
 
@@ -100,11 +103,9 @@ class ParallelGlobalWinners(wiring.Component):
 
         m.submodules.buffer = buffer = StreamBuffer(self.y.payload.shape())
         wiring.connect(m, buffer.y, wiring.flipped(self.y))
-        leaving = self._turn(m, "leaving", buffer.x.valid & buffer.x.ready, self._k)
-        entries = [
-            reader.y.payload.as_value() & leaving[number].replicate(self.y.payload.shape().size)
-            for number, reader in enumerate(readers)
-        ]
+        leaving = self._turn(m, "leaving", buffer.x.valid & buffer.x.ready, self._entries)
+        taken = [reader.y.payload.value if self._values else reader.y.payload.as_value() for reader in readers]
+        entries = [value & leaving[number].replicate(len(value)) for number, value in enumerate(taken)]
         m.d.comb += [
             buffer.x.valid.eq((leaving & Cat(reader.y.valid for reader in readers)).any()),
             buffer.x.payload.eq(any_of(entries)),

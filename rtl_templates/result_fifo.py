@@ -9,14 +9,12 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-# What is deeper becomes block RAM. A distributed RAM has 16 entries on the ECP5; two of them take less than blocks, of
-# which a wide and shallow memory would use a twentieth.
-DISTRIBUTED_DEPTH = 32
+from rtl_templates.target import target
 
 
-def ram_style(depth: int) -> str:
+def ram_style(depth: int, platform: object) -> str:
     """The value of the attribute `ram_style` for a memory of that depth."""
-    return "distributed" if depth <= DISTRIBUTED_DEPTH else "block"
+    return "distributed" if depth <= target(platform).distributed_depth else "block"
 
 
 class ResultFifo(wiring.Component):
@@ -60,7 +58,7 @@ class ResultFifo(wiring.Component):
             shape=self._shape,
             depth=self.depth,
             init=[],
-            attrs={"no_rw_check": 1, "ram_style": ram_style(self.depth)},
+            attrs={"no_rw_check": 1, "ram_style": ram_style(self.depth, platform)},
         )
         m.submodules.memory = memory
         writer, reader = memory.write_port(), memory.read_port()

@@ -101,7 +101,7 @@ class StreamPool(wiring.Component):
             depth=1 << len(address),
             init=[],
             # Beats that read what is being written take it from the pipeline.
-            attrs={"no_rw_check": 1, "ram_style": ram_style(1 << len(address))},
+            attrs={"no_rw_check": 1, "ram_style": ram_style(1 << len(address), platform)},
         )
         m.submodules.memory = memory
         reader, writer = memory.read_port(), memory.write_port()

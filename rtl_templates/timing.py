@@ -135,14 +135,14 @@ def parallel_global_interval(
     Args:
         channels, positions: of the map.
         beats: of a word in the stream, which has at least channels * positions / beats lanes.
-        emit: "entries".
+        emit: "entries", or "values" of a vector.
         units: readers, which take words in turn.
         bits: of a value.
         k: winners; the entries of all words leave on one stream.
     """
     count = channels * positions
     search = threshold_interval(-(-count // beats), bits)
-    return max(beats, search, reader_interval(count, units), min(k, count))
+    return max(beats, search, reader_interval(count, units), count if emit == "values" else min(k, count))
 
 
 def parallel_global_latency(channels: int, positions: int, lanes: int, bits: int = 8) -> int:

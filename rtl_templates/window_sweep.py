@@ -162,7 +162,7 @@ class WindowSweep(wiring.Component):
         for bank in range(banks):
             ring = Signal(range(self._RING), name=f"slot_{bank}")
             m.d.comb += ring.eq(slot + (phase > bank // blocks.step[0]))
-            raw.append(self._bank(m, bank, write, Cat(place, ring)))
+            raw.append(self._bank(m, platform, bank, write, Cat(place, ring)))
         read, turn, part = delayed(m, read, 2, "read"), delayed(m, turn, 2, "turn"), delayed(m, part, 2, "part")
         copy = delayed(m, start, 3, "start")
         current = []
@@ -248,7 +248,7 @@ class WindowSweep(wiring.Component):
             m.d.comb += getattr(self, name).eq(delayed(m, strobe, 5, name))
         return place, part, phase, slot
 
-    def _bank(self, m: Module, bank: int, write, address: Value) -> data.View:
+    def _bank(self, m: Module, platform, bank: int, write, address: Value) -> data.View:
         """A memory and the register behind it."""
         enables, write_address, payload = write
         memory = Memory(
@@ -256,7 +256,7 @@ class WindowSweep(wiring.Component):
             depth=1 << len(address),
             init=[],
             # Rows that are read are not written at the time.
-            attrs={"no_rw_check": 1, "ram_style": ram_style(1 << len(address))},
+            attrs={"no_rw_check": 1, "ram_style": ram_style(1 << len(address), platform)},
         )
         m.submodules[f"bank_{bank}"] = memory
         writer, reader = memory.write_port(), memory.read_port()

@@ -27,7 +27,8 @@ class WinnersReader(wiring.Component):
         layout: of the stream x.
         positions: of a word.
         shape: of a value, signed or unsigned.
-        k: entries of a list, at most the values of a word.
+        k: winners, at most the values of a word.
+        all_values: a list has every value of a word, the losers as zeros, instead of the winners alone.
 
     Members:
         x: value stream.
@@ -38,10 +39,11 @@ class WinnersReader(wiring.Component):
     Initiation interval: a word in its values + 6 cycles, or its beats where there are more.
     """
 
-    def __init__(self, layout: Layout, positions: int, shape: Shape, k: int):
+    def __init__(self, layout: Layout, positions: int, shape: Shape, k: int, *, all_values: bool = False):
         self._layout = checked(layout)
-        self._positions, self._shape, self._k = positions, shape, k
+        self._positions, self._shape, self._k, self._all = positions, shape, k, all_values
         self._count = channel_count(self._layout) * positions
+        self._entries = self._count if all_values else k
         super().__init__(
             {
                 "x": In(streams.values(shape, len(self._layout[0]))),
@@ -102,28 +104,29 @@ class WinnersReader(wiring.Component):
 
         # The lists: one is written while the other leaves.
         entry = self.y.payload.shape()
-        entry_bits = (self._k - 1).bit_length()
+        entry_bits = (self._entries - 1).bit_length()
         # A list is read once it is complete.
         m.submodules.lists = lists = Memory(shape=entry.size, depth=2 << entry_bits, init=[], attrs={"no_rw_check": 1})
         write, read = lists.write_port(), lists.read_port()
-        index, found, fill = Signal.like(self.y.payload.index), Signal(range(max(2, self._k))), Signal()
-        wins, ends, ended, complete = Signal(), Signal(), Signal(), Signal(2)
+        index, found, fill = Signal.like(self.y.payload.index), Signal(range(max(2, self._entries))), Signal()
+        wins, kept, ends, ended, complete = Signal(), Signal(), Signal(), Signal(), Signal(2)
         m.d.comb += [
             words.release.eq(ended),
             wins.eq(above | (tie & (limit.ties != 0))),
+            kept.eq(1 if self._all else wins),
             ends.eq(valid[-1] & (index == self._count - 1)),
             # With its threshold a word is there.
             self.threshold.ready.eq(~reading & ~complete.bit_select(fill, 1)),
         ]
         m.d.sync += [
-            write.en.eq(valid[-1] & wins),
+            write.en.eq(valid[-1] & kept),
             write.addr.eq(Cat(found[:entry_bits], fill)),
-            write.data.eq(Cat(index, compared)),
+            write.data.eq(Cat(index, Mux(wins, compared, 0) if self._all else compared)),
             ended.eq(ends),
         ]
         with m.If(valid[-1]):
             m.d.sync += index.eq(Mux(ends, 0, index + 1))
-            with m.If(wins):
+            with m.If(kept):
                 m.d.sync += found.eq(Mux(ends, 0, found + 1))
             with m.If(tie & (limit.ties != 0)):
                 m.d.sync += limit.ties.eq(limit.ties - 1)
@@ -137,9 +140,9 @@ class WinnersReader(wiring.Component):
 
         m.submodules.buffer = buffer = StreamBuffer(entry)
         wiring.connect(m, buffer.y, wiring.flipped(self.y))
-        leaving, left, read_valid, last = Signal(), Signal(range(max(2, self._k))), Signal(), Signal()
+        leaving, left, read_valid, last = Signal(), Signal(range(max(2, self._entries))), Signal(), Signal()
         m.d.comb += [
-            last.eq(left == self._k - 1),
+            last.eq(left == self._entries - 1),
             read.addr.eq(Cat(left[:entry_bits], leaving)),
             read.en.eq(buffer.x.ready),
             buffer.x.valid.eq(read_valid),

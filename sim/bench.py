@@ -62,6 +62,7 @@ def run_bench(
     test_module: str,
     test_case: str | None = None,
     parameters: Mapping[str, Any] | None = None,
+    target: object = None,
 ) -> None:
     """Runs a cocotb module against a component.
 
@@ -70,6 +71,7 @@ def run_bench(
         test_module: dotted name of the module with the cocotb tests.
         test_case: name of one test of it, or None for all.
         parameters: anything JSON can carry; `sim.streams.parameters()` gives it to the tests.
+        target: family of FPGAs that the component is written for, see rtl_templates.target.
 
     Raises:
         ToolError: Verilator or the compiler is missing or failed.
@@ -78,7 +80,7 @@ def run_bench(
     from cocotb_tools.check_results import get_results
     from cocotb_tools.runner import get_runner
 
-    folder = build(component)
+    folder = build(component, target)
     with tempfile.TemporaryDirectory(prefix="hwgen-bench-") as scratch:
         results, log, values = Path(scratch) / "results.xml", Path(scratch) / "log", Path(scratch) / "parameters.json"
         # A file, because an environment variable holds 128 KiB.
@@ -108,7 +110,7 @@ def run_bench(
             raise AssertionError(f"{test_module}: {reason}\n{_relevant(log)}") from None
 
 
-def build(component: wiring.Component) -> Path:
+def build(component: wiring.Component, target: object = None) -> Path:
     """Compiles a component for cocotb, or finds it in the cache; returns the folder to run in.
 
     Raises:
@@ -117,7 +119,7 @@ def build(component: wiring.Component) -> Path:
     from filelock import FileLock
 
     with tempfile.TemporaryDirectory(prefix="hwgen-bench-") as scratch:
-        sources = write_verilog(component, Path(scratch), _TOP)
+        sources = write_verilog(component, Path(scratch), _TOP, target)
         digest = hashlib.sha256()
         for source in (Path(__file__), *sources):
             digest.update(source.name.encode() + b"\0" + source.read_bytes())

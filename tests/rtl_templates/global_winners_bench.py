@@ -49,7 +49,9 @@ def expected(x: np.ndarray) -> list:
         if P["emit"] == "entries":
             result += [(i, flat[i]) for i in sorted(kept)]
         else:
-            indices = [c * POSITIONS + p for p in range(POSITIONS) for c in ORDER]
+            # One unit keeps the order of the stream.
+            order = ORDER if P["in_order"] else range(CHANNELS)
+            indices = [c * POSITIONS + p for p in range(POSITIONS) for c in order]
             result += [flat[i] if i in kept else 0 for i in indices]
     return result
 

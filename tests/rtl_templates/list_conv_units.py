@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rtl_templates.list_conv import Windows
+from rtl_templates.windows import Windows
 
 
 def windows_of(unit: dict[str, Any]) -> Windows:

@@ -96,6 +96,7 @@ def stage_of(case: Case) -> tuple[Mac, PackedNetwork]:
         "dense" if case.dense else "sparse-sparse" if case.listed else "sparse-dense",
         stream,
         1 << 20,
+        1 << 20,
     )
     stages = list(candidates(request))
     fitting = [stage for stage in stages if all(getattr(stage, name) == value for name, value in case.choose.items())]

@@ -21,20 +21,21 @@ MATRICES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "low", "high"),
+    ("name", "low", "high", "operands"),
     [
-        ("special", -128, 127),
-        ("special", 0, 255),
-        ("special", -1, 0),
-        ("dense", -128, 127),
-        ("positive", 0, 255),
-        ("positive", 0, 9),
-        ("one", -128, 127),
+        ("special", -128, 127, 2),
+        ("special", 0, 255, 2),
+        ("special", -1, 0, 3),
+        ("dense", -128, 127, 2),
+        ("dense", -128, 127, 3),
+        ("positive", 0, 255, 2),
+        ("positive", 0, 9, 3),
+        ("one", -128, 127, 3),
     ],
 )
-def test_against_numpy(name, low, high):
+def test_against_numpy(name, low, high, operands):
     weights = MATRICES[name]
-    graph = adder_graph(weights, low, high)
+    graph = adder_graph(weights, low, high, operands=operands)
     component = AdderPipeline(graph, signed(24))
     assert component.latency == graph.depth
     run_bench(

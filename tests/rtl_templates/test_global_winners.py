@@ -34,6 +34,7 @@ def test_against_sorting(channels, positions, shape, k, emit, wanted):
             "signed": shape.signed,
             "k": k,
             "emit": emit,
+            "in_order": True,
             "interval": wanted,
             "buffered": 2,
         },

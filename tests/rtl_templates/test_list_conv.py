@@ -1,11 +1,15 @@
 # amaranth: UnusedElaboratable=no
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from amaranth import signed, unsigned
 
-from rtl_templates.list_conv import ListConv, Windows
+from rtl_templates.list_conv import ListConv
+from rtl_templates.target import ULTRASCALE
+from rtl_templates.windows import Windows
 from sim.bench import run_bench
 from tests.rtl_templates.list_conv_units import accumulator_bits, weights_of, windows_of
 
@@ -57,7 +61,7 @@ def component(unit):
     )
 
 
-def run(unit, test_case=None):
+def run(unit, test_case=None, target=None):
     unit = {"signed": True, **unit}
     tested = component(unit)
     if "depth" not in unit:
@@ -80,12 +84,18 @@ def run(unit, test_case=None):
             "waits": any(windows_of(unit).padding),
             "last_pixel": int(inside[:last_pixel].sum()),
         },
+        target=target,
     )
 
 
 @pytest.mark.parametrize("name", UNITS)
 def test_against_a_convolution(name):
     run(UNITS[name])
+
+
+@pytest.mark.parametrize("name", ["odd sets", "stride, padding, dilation", "one pixel"])
+def test_as_written_for_ultrascale(name):
+    run(UNITS[name] | {"offset": ULTRASCALE.pair_offset}, target=replace(ULTRASCALE, ultra_ram=True))
 
 
 def test_depth():

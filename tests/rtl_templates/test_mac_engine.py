@@ -10,6 +10,7 @@ from amaranth import signed
 from hwgen.plan.mac import BANK_LATENCY
 from hwgen.plan.stages import WORD_GAP
 from rtl_templates.mac_engine import MacEngine
+from rtl_templates.target import ULTRASCALE
 from rtl_templates.walk import Walk
 from tests.rtl_templates.mac_units import Case, convolution, linear, round_trip, stage_of, starts, unit
 from tests.rtl_templates.units import check_units
@@ -71,6 +72,10 @@ def test_values_equal_the_reference():
 
 def test_lists_equal_the_reference():
     check_units([unit(case) for case in LISTS])
+
+
+def test_two_products_in_a_multiplier():
+    check_units([unit(case) for case in VALUES + LISTS], ULTRASCALE)
 
 
 @pytest.mark.parametrize("case", VALUES + LISTS, ids=lambda case: case.name)

@@ -141,7 +141,7 @@ def stage_of(case: Case) -> tuple[Scatter, PackedNetwork]:
         flat=True,
     )
     result = output_of(case.layer, input_tensor(source))
-    request = Request(case.layer, Slots.of(packing), result, "sparse-sparse", stream, 1 << 20)
+    request = Request(case.layer, Slots.of(packing), result, "sparse-sparse", stream, 1 << 20, 1 << 20)
     stage = next(stage for stage in candidates(request) if stage.parallel == case.parallel)
     network = IntegerNetwork(source, (case.layer,), np.ones(case.layer.weight.shape[0]))
     return stage, PackedNetwork(network, {"layer": packing})

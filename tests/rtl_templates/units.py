@@ -56,12 +56,13 @@ class SideBySide(wiring.Component):
         return m
 
 
-def check_units(units: Sequence[tuple[wiring.Component, Expected]]) -> None:
-    """Values under stalls, reset in flight, and exact timing of every unit."""
+def check_units(units: Sequence[tuple[wiring.Component, Expected]], target: object = None) -> None:
+    """Values under stalls, reset in flight, and exact timing of every unit, written for a target."""
     for _, expected in units:
         assert len(expected.y) == len(expected.cycles), expected.name
     run_bench(
         SideBySide([component for component, _ in units]),
         "tests.rtl_templates.units_bench",
         parameters={"units": [asdict(expected) for _, expected in units]},
+        target=target,
     )

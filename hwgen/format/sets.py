@@ -144,7 +144,9 @@ def _check_places(packing: Packing) -> None:
     if np.any(places[at] != used):
         raise DataError("packing: a slot's kernel ID belongs to no output channel of its set")
     positions = at * packing.columns + _column_of_row(packing)[rows]
-    if len(np.unique(positions)) != len(positions):
+    seen = np.zeros(outputs * packing.columns, bool)
+    seen[positions] = True
+    if np.count_nonzero(seen) != len(positions):
         raise DataError("packing: a weight is held by two slots")
 
 

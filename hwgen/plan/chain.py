@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
@@ -14,13 +15,15 @@ from hwgen.format.shapes import Tensor
 from hwgen.plan import stages
 from hwgen.plan.mac import distinct_parts
 from hwgen.plan.stages import WORD_GAP, Stage
-from hwgen.plan.stream import Stream, narrowed
+from hwgen.plan.stream import Stream, narrowed, torch_layout, without_empty
 from rtl_templates import timing
 
 # What reaches a MAC layer: all values; a list for each position, or for a vector, entry by entry or a list a beat; one
 # list for a whole map.
 Form: TypeAlias = Literal["values", "lists", "whole lists", "word list"]
 
+# More cycles than any stage takes.
+UNLIMITED = 1 << 32
 # Units of a global k-WTA that take words in turn.
 MOST_GLOBAL_UNITS = 8
 # Up to this many values a k-WTA holds them all in registers; beyond, in a memory.
@@ -39,28 +42,33 @@ class Chain:
         stream: what flows out of the last stage.
         limit: cycles a word that no stage may exceed.
         bias_of: layer whose bias is still to be added to the stream, or None.
-        fits: whether the stages take the results of the engine before them fast enough.
+        drained_within: cycles in which the engine before them must have handed over a word's results.
     """
 
     stream: Stream
     limit: int
     bias_of: str | None = None
-    fits: Callable[[Sequence[Stage]], bool] = lambda stages: True
+    drained_within: int = UNLIMITED
     stages: list[Stage] = field(default_factory=list)
 
     def add(self, stage: Stage, stream: Stream) -> None:
-        if stage.cycles > self.limit:
-            raise TooSlow(
-                f"layer {stage.name!r}: its {stage.kind} stage takes {stage.cycles} cycles a word, "
-                f"more than the {self.limit} asked for; ask for {stage.cycles} or more"
-            )
+        self._check(stage.name, stage.kind, stage.cycles)
         self.stages.append(stage)
         self.stream = stream
+
+    def _check(self, name: str, kind: str, cycles: int) -> None:
+        if cycles > self.limit:
+            raise TooSlow(
+                f"layer {name!r}: its {kind} stage takes {cycles} cycles a word, "
+                f"more than the {self.limit} asked for; ask for {cycles} or more"
+            )
 
     def narrow(self, name: str, lanes: int) -> None:
         stream = self.stream
         if lanes == stream.lanes:
             return
+        # Layouts are long: none is made for a stage that takes too long.
+        self._check(name, stages.Narrow.kind, stream.beats * -(-stream.lanes // lanes))
         layout = narrowed(stream.layout, lanes)
         after = replace(stream, layout=layout)
         self.add(
@@ -78,7 +86,7 @@ class Chain:
 
     def drop_empty(self, name: str) -> None:
         stream = self.stream
-        layout = tuple(row for row in stream.layout if any(channel >= 0 for channel in row))
+        layout = without_empty(stream.layout)
         if layout == stream.layout:
             return
         self.add(
@@ -170,7 +178,8 @@ class Chain:
         bits = after.bits if function == "sum" else stream.bits
         beats = len(stream.layout)
         stage: stages.StreamPool | stages.Pool
-        if _apart(window):
+        apart = _apart(window)
+        if apart:
             stage = stages.StreamPool(
                 name=layer.name,
                 cycles=stream.beats,
@@ -204,7 +213,8 @@ class Chain:
                 map=window.size,
                 bits=bits,
                 signed=signed,
-                burst=False,
+                # Only a pool with a buffer takes a burst in and sends it on at the pace of what follows.
+                burst=stream.burst and apart,
                 most=min(stream.channels, stream.most * window.area),
                 most_word=min(stream.channels * window.positions, stream.most_word * window.area),
             ),
@@ -226,6 +236,9 @@ class Chain:
         beats, positions = len(stream.layout), stream.positions
         if (layer.local or positions == 1) and stream.channels <= REGISTER_WINNERS:
             k = min(layer.k, stream.channels)
+            if stream.burst and self._fastest_search(beats, k, emit) > beats:
+                self._end_burst(layer.name)
+                stream = self.stream
             cycles, units, emitters = self._search(beats, k, emit)
             self.add(
                 stages.LocalWinners(
@@ -243,6 +256,7 @@ class Chain:
                     stream,
                     most=k,
                     most_word=k * positions,
+                    layout=stream.layout if emit == "values" else (),
                     entries=None if emit == "values" else k,
                     whole=emit == "lists",
                 ),
@@ -257,6 +271,8 @@ class Chain:
             self.drop_empty(layer.name)
             stream = self.stream
         k = min(layer.k, stream.channels * positions)
+        # Several units give the values in torch's order.
+        values = stream.layout if units == 1 else torch_layout(stream.channels, 1)
         self.add(
             stages.GlobalWinners(
                 name=layer.name,
@@ -272,11 +288,18 @@ class Chain:
                 stream,
                 most=min(k, stream.channels),
                 most_word=k,
+                layout=values if emit == "values" else (),
                 entries=k if emit == "entries" else None,
                 flat=emit == "entries",
                 burst=True,
             ),
         )
+
+    def _fastest_search(self, beats: int, k: int, emit: str) -> int:
+        """Cycles a position of a local k-WTA with all units that it can have."""
+        channels = self.stream.channels
+        steps = timing.search_steps(channels, emit)
+        return timing.local_interval(beats, k, emit, channels=channels, stages=steps, emitters=k)
 
     def _search(self, beats: int, k: int, emit: str) -> tuple[int, int, int]:
         """Cycles a word of a local k-WTA, and the fewest search units and emitters with which it keeps to the limit."""
@@ -291,19 +314,44 @@ class Chain:
                 emitters += 1
         cycles = positions * timing.local_interval(beats, k, emit, channels=channels, emitters=emitters)
         for units in range(1, steps + 1):
-            cycles = positions * timing.local_interval(beats, k, emit, channels=channels, stages=units, emitters=emitters)
+            cycles = positions * timing.local_interval(
+                beats, k, emit, channels=channels, stages=units, emitters=emitters
+            )
             if cycles <= limit:
                 return cycles, units, emitters
         return cycles, steps, emitters
+
+    def _end_burst(self, name: str) -> None:
+        """The same stream at any pace: a pool over single values, which holds two words."""
+        stream = self.stream
+        single = (1, 1)
+        self.add(
+            stages.Pool(
+                name=name,
+                cycles=stream.beats + WORD_GAP,
+                function="max",
+                window=stages.Window(
+                    map=stream.map, kernel=single, stride=single, padding=(0, 0), dilation=single, size=stream.map
+                ),
+                bits=stream.bits,
+                signed=stream.signed,
+                result_bits=stream.bits,
+                result_signed=stream.signed,
+                lanes=stream.lanes,
+                beats=len(stream.layout),
+            ),
+            replace(stream, burst=False),
+        )
 
     def _parallel(self, layer: KWinners, emit: str) -> tuple[int, int]:
         """Cycles a word of a global k-WTA, and the fewest units with which it keeps to the limit."""
         stream = self.stream
         alone = timing.global_interval(stream.channels, stream.positions, emit)
-        if stream.lanes == 1 and (alone <= self.limit or emit == "values"):
+        values_of_map = emit == "values" and stream.positions > 1
+        if stream.lanes == 1 and (alone <= self.limit or values_of_map):
             return alone, 1
-        if emit == "values":
-            raise TooSlow(f"layer {layer.name!r}: global k-WTA that emits values takes one value a beat")
+        if values_of_map:
+            raise TooSlow(f"layer {layer.name!r}: global k-WTA that emits values of a map takes one value a beat")
         for units in range(2, MOST_GLOBAL_UNITS + 1):
             cycles = timing.parallel_global_interval(
                 stream.channels, stream.positions, stream.beats, emit, units, k=layer.k
@@ -325,7 +373,7 @@ class Chain:
                 signed=stream.signed,
                 layout=stream.layout,
             ),
-            replace(stream, entries=size),
+            replace(stream, layout=(), entries=size),
         )
 
 
@@ -388,40 +436,66 @@ def _last_winners(steps: Sequence[Step]) -> KWinners | None:
     return None
 
 
-def follow(chain: Chain, steps: Sequence[Step], following: Linear | Conv2d | None, form: Form) -> Chain:
-    """Adds the stages of `steps`, every stream as narrow as the limit allows; raises TooSlow where none will do."""
+def follow(
+    chain: Chain, steps: Sequence[Step], following: Linear | Conv2d | None, form: Form, widths: int = 1
+) -> list[Chain]:
+    """Adds the stages of `steps`, every stream as narrow as the limit allows; raises TooSlow where none will do.
+
+    Args:
+        chain: what stands before them; not changed.
+        steps: up to the next MAC layer.
+        following: that layer, if there is one.
+        form: in which the stream shall reach it.
+        widths: how many are tried of each stream, from the narrowest that keeps up.
+    """
     first = next((index for index, step in enumerate(steps) if isinstance(step.layer, Requantise)), len(steps))
     if chain.bias_of is None:
         first = 0
-    problem: PlanError = TooSlow("no width of stream keeps up")
-    for wide in distinct_parts(chain.stream.lanes):
-        try:
-            head = replace(chain, stages=list(chain.stages))
-            head.narrow(chain.bias_of or "input", wide)
-            _through(head, steps[:first], None, "values")
-            return _narrowest_tail(head, steps[first:], following, form)
-        except TooSlow as error:
-            problem = error
-    raise problem
+
+    def through(lanes: int) -> list[Chain]:
+        head = replace(chain, stages=list(chain.stages))
+        head.narrow(chain.bias_of or "input", lanes)
+        _through(head, steps[:first], None, "values")
+        return _tails(head, steps[first:], following, form, widths)
+
+    return _narrowest(chain.stream.lanes, through, widths)
 
 
-def _narrowest_tail(head: Chain, steps: Sequence[Step], following, form: Form) -> Chain:
-    problem: PlanError = TooSlow("no width of stream keeps up")
-    widths = distinct_parts(head.stream.lanes)
+def _tails(head: Chain, steps: Sequence[Step], following, form: Form, widths: int) -> list[Chain]:
+    def through(lanes: int) -> list[Chain]:
+        tail = replace(head, stages=list(head.stages))
+        if steps or following is not None:
+            tail.narrow(tail.bias_of or "input", lanes)
+        _through(tail, steps, following, form)
+        if drain_beats(tail.stages) > tail.drained_within:
+            raise TooSlow(f"layer {tail.bias_of or 'input'!r}: its results leave on too narrow a stream")
+        return [tail]
+
     if any(_in_memory(step) for step in steps) and not _emits_entries(steps, following, form):
-        widths = [1]
-    for lanes in widths:
+        return through(1)
+    return _narrowest(head.stream.lanes, through, widths)
+
+
+def _narrowest(lanes: int, through: Callable[[int], list[Chain]], widths: int) -> list[Chain]:
+    """What comes of the narrowest streams that keep up, so many of them; raises TooSlow where none does."""
+    found: list[list[Chain]] = []
+    problem: PlanError = TooSlow("no width of stream keeps up")
+    for parts in distinct_parts(lanes):
         try:
-            tail = replace(head, stages=list(head.stages))
-            if steps or following is not None:
-                tail.narrow(tail.bias_of or "input", lanes)
-            _through(tail, steps, following, form)
-            if not tail.fits(tail.stages):
-                raise TooSlow(f"layer {tail.bias_of or 'input'!r}: its results leave on too narrow a stream")
-            return tail
+            found.append(through(parts))
         except TooSlow as error:
             problem = error
-    raise problem
+        if len(found) == widths:
+            break
+    if not found:
+        raise problem
+    return [chain for chains in found for chain in chains]
+
+
+def drain_beats(following: Sequence[Stage]) -> int:
+    """Beats a word of the stream behind the Narrow stages that directly follow an engine; 0 where there are none."""
+    narrow = itertools.takewhile(lambda stage: stage.kind == "narrow", following)
+    return max((stage.cycles for stage in narrow), default=0)
 
 
 def _in_memory(step: Step) -> bool:

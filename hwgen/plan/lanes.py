@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from hwgen.format.network import Conv2d
 from hwgen.format.packed import Packing
-from hwgen.plan.mac import Request, drain_layout, signed_bits, useful_products, window_of
+from hwgen.plan.mac import Request, signed_bits, useful_products, window_of
 from hwgen.plan.schedule import Slots
 from hwgen.plan.stages import Lanes, Window
 from hwgen.plan.stream import Stream
+from rtl_templates.windows import Windows
 
 
 def serves(layer: object, stream: Stream) -> bool:
@@ -27,13 +28,14 @@ def candidates(request: Request) -> Iterator[Lanes]:
     window = window_of(request.layer, stream.map, request.result)
     sets, kernels, rows = slots.packing.sets, slots.packing.kernels, slots.rows_max
     interval = max(stream.entries * rows, kernels)
-    cycles = max(window.positions * interval, padded_pixels(window) * list_writes(stream.entries))
-    if cycles > request.limit:
+    cycles = max(window.positions * interval, windows_of(window).pixels * list_writes(stream.entries))
+    multipliers = window.area * sets
+    if cycles > request.limit or multipliers > request.most:
         return
     yield Lanes(
         name=request.layer.name,
         cycles=cycles,
-        multipliers=window.area * sets,
+        multipliers=multipliers,
         products=useful_products(request, window),
         mode=request.mode,
         window=window,
@@ -46,7 +48,7 @@ def candidates(request: Request) -> Iterator[Lanes]:
         interval=interval,
         accumulator_bits=max(2, signed_bits(request.result)),
         weight_bits=window.area * stream.index_size * rows * sets * (8 + (kernels - 1).bit_length()),
-        layout=drain_layout(slots.packing, sets),
+        layout=slots.drain_layout(sets),
     )
 
 
@@ -55,18 +57,9 @@ def list_writes(entries: int) -> int:
     return -(-entries // 2)
 
 
-def padded_pixels(window: Window) -> int:
-    """Of the map and its padding, without the padding behind it that no window reaches."""
-    reach = [
-        max(
-            padding + extent,
-            (size - 1) * stride + (kernel - 1) * dilation + 1,
-        )
-        for extent, padding, size, stride, kernel, dilation in zip(
-            window.map, window.padding, window.size, window.stride, window.kernel, window.dilation, strict=True
-        )
-    ]
-    return reach[0] * reach[1]
+def windows_of(window: Window) -> Windows:
+    """The window as the lanes see it: over a map that comes pixel by pixel."""
+    return Windows(window.map, window.kernel, window.stride, window.padding, window.dilation)
 
 
 def weights(stage: Lanes, packing: Packing) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:

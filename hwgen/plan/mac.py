@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
 from hwgen.format.network import Conv2d, Linear
-from hwgen.format.packed import Packing
 from hwgen.format.shapes import Tensor
 from hwgen.plan.schedule import Slots, list_steps, value_steps
-from hwgen.plan.stages import WORD_GAP, Layout, Mac, Pair, Window
+from hwgen.plan.stages import WORD_GAP, Mac, Pair, Window
 from hwgen.plan.stream import Stream
 from rtl_templates import timing
 
@@ -30,6 +30,7 @@ class Request:
         mode: of the stage.
         stream: what arrives.
         limit: cycles a word that the stage may take.
+        most: multipliers that it may have.
     """
 
     layer: Linear | Conv2d
@@ -38,6 +39,7 @@ class Request:
     mode: str
     stream: Stream
     limit: int
+    most: float
 
 
 def window_of(layer: Linear | Conv2d, extent: Pair, result: Tensor) -> Window:
@@ -55,59 +57,66 @@ def window_of(layer: Linear | Conv2d, extent: Pair, result: Tensor) -> Window:
 
 
 def candidates(request: Request) -> Iterator[Mac]:
-    """Every way to serve the layer within the limit; the caller chooses."""
+    """For each number of sets served at once the fewest multipliers within the limit, with either kind of accumulators."""
     slots, stream = request.slots, request.stream
     window = window_of(request.layer, stream.window_map, request.result)
     sets, kernels = slots.packing.sets, slots.packing.kernels
     listed = stream.entries is not None
-    beats = len(stream.layout) if stream.entries is None else stream.entries
-    rows_max = slots.rows_max if listed else 1
     useful = useful_products(request, window)
-    # A group cannot take less than its drain, even with all lanes at once.
     for parallel in distinct_parts(sets):
-        folds = -(-sets // parallel)
-        groups = window.positions * folds
+        groups = window.positions * -(-sets // parallel)
         longest = (request.limit - WORD_GAP) // groups
+        # A group cannot take less than its drain, even with all lanes at once.
         if longest < kernels:
             continue
-        for beats_per_row, readers, steps in _reads(slots, window, stream, parallel, longest, rows_max):
-            if steps > longest:
-                continue
-            lanes = readers * (1 if listed else beats_per_row * stream.lanes)
-            interval = max(steps, kernels)
-            levels = int(lanes - 1).bit_length()
-            mac = Mac(
-                name=request.layer.name,
-                cycles=groups * interval + WORD_GAP,
-                multipliers=lanes * parallel,
-                products=useful,
-                mode=request.mode,
-                window=window,
-                signed=stream.signed,
-                stream_lanes=None if listed else stream.lanes,
-                beats=beats,
-                beats_per_row=beats_per_row,
-                index_size=stream.index_size,
-                readers=readers,
-                sets=sets,
-                kernels=kernels,
-                parallel=parallel,
-                folds=folds,
-                list_rows=rows_max,
-                steps=steps,
-                interval=interval,
-                banks=banks_for(steps, interval, kernels, levels),
-                accumulator_bits=max(2, signed_bits(request.result)),
-                weight_bits=_weight_bits(
-                    folds, steps, readers, lanes, parallel, kernels, listed, stream, window, rows_max
-                ),
-                in_layout=stream.layout,
-                layout=drain_layout(slots.packing, parallel),
-            )
-            yield mac
-            alone = with_drain(replace(mac, serial=True), kernels)
-            if kernels > 1 and alone.cycles <= request.limit:
-                yield alone
+        most_lanes = request.most / parallel
+        read = _fewest_lanes(slots, window, stream, parallel, longest, most_lanes)
+        if read is not None:
+            yield _engine(request, window, useful, parallel, *read)
+        if kernels > 1:
+            rest = timing.serial_interval(0, kernels, listed)
+            read = _fewest_lanes(slots, window, stream, parallel, longest - rest, most_lanes)
+            if read is not None:
+                mac = _engine(request, window, useful, parallel, *read)
+                yield with_drain(replace(mac, serial=True), kernels)
+
+
+def _engine(
+    request: Request, window: Window, useful: int, parallel: int, beats_per_row: int, readers: int, steps: int
+) -> Mac:
+    slots, stream = request.slots, request.stream
+    sets, kernels = slots.packing.sets, slots.packing.kernels
+    listed = stream.entries is not None
+    folds = -(-sets // parallel)
+    rows_max = slots.rows_max if listed else 1
+    lanes = readers * (1 if listed else beats_per_row * stream.lanes)
+    interval = max(steps, kernels)
+    return Mac(
+        name=request.layer.name,
+        cycles=window.positions * folds * interval + WORD_GAP,
+        multipliers=lanes * parallel,
+        products=useful,
+        mode=request.mode,
+        window=window,
+        signed=stream.signed,
+        stream_lanes=None if listed else stream.lanes,
+        beats=len(stream.layout) if stream.entries is None else stream.entries,
+        beats_per_row=beats_per_row,
+        index_size=stream.index_size,
+        readers=readers,
+        sets=sets,
+        kernels=kernels,
+        parallel=parallel,
+        folds=folds,
+        list_rows=rows_max,
+        steps=steps,
+        interval=interval,
+        banks=banks_for(steps, interval, kernels, int(lanes - 1).bit_length()),
+        accumulator_bits=max(2, signed_bits(request.result)),
+        weight_bits=_weight_bits(folds, steps, readers, lanes, parallel, kernels, listed, stream, window, rows_max),
+        in_layout=stream.layout,
+        layout=slots.drain_layout(parallel),
+    )
 
 
 def banks_for(steps: int, interval: int, drain: int, levels: int) -> int:
@@ -132,33 +141,43 @@ def with_drain(stage: Mac, drain: int) -> Mac:
     )
 
 
-def _reads(slots, window, stream, parallel, longest, rows_max) -> Iterator[tuple[int, int, int]]:
-    """(beats a row, readers, steps), fewest lanes first: wider rows, then more readers of the widest."""
+def _fewest_lanes(
+    slots: Slots, window: Window, stream: Stream, parallel: int, most_steps: int, most_lanes: float
+) -> tuple[int, int, int] | None:
+    """(beats a row, readers, steps) of the fewest lanes within so many steps: wider rows first, then more readers."""
+    if most_steps < 1 or most_lanes < 1:
+        return None
     if stream.entries is not None:
         for readers in distinct_parts(window.area):
-            yield 1, readers, list_steps(window.area, stream.entries, rows_max, readers)
-        return
+            steps = list_steps(window.area, stream.entries, slots.rows_max, readers)
+            if steps <= most_steps:
+                return (1, readers, steps) if readers <= most_lanes else None
+        return None
     beats = len(stream.layout)
+    # No row brings more activations than it has places.
+    least_lanes = -(-slots.activations(parallel) // most_steps)
+    if least_lanes > most_lanes:
+        return None
     for beats_per_row in distinct_parts(beats):
-        yield beats_per_row, 1, value_steps(slots, window.area, stream.layout, beats_per_row, parallel, 1)
+        lanes = beats_per_row * stream.lanes
+        if lanes > most_lanes:
+            return None
+        if lanes >= least_lanes:
+            steps = value_steps(slots, window.area, stream.layout, beats_per_row, parallel, 1)
+            if steps <= most_steps:
+                return beats_per_row, 1, steps
     total = value_steps(slots, window.area, stream.layout, beats, parallel, 1)
-    for readers in distinct_parts(total)[1:]:
-        yield beats, readers, -(-total // readers)
+    readers = -(-total // most_steps)
+    if readers * beats * stream.lanes > most_lanes:
+        return None
+    return beats, readers, -(-total // readers)
 
 
-def distinct_parts(total: int) -> list[int]:
+@lru_cache(maxsize=4096)
+def distinct_parts(total: int) -> tuple[int, ...]:
     """The sizes worth choosing for parts of `total`: the smallest for each number of parts, ascending."""
     numbers = np.arange(1, max(total, 1) + 1)
-    return sorted({int(size) for size in -(-max(total, 1) // numbers)})
-
-
-def drain_layout(packing: Packing, parallel: int) -> Layout:
-    """Fold by fold, kernel by kernel: the output channel in each set's accumulator."""
-    folds = -(-packing.sets // parallel)
-    layout = np.full((folds, packing.kernels, parallel), -1, np.int64)
-    fold, lane = np.divmod(packing.set_of, parallel)
-    layout[fold, packing.kernel_of, lane] = np.arange(len(packing.set_of))
-    return tuple(tuple(int(channel) for channel in row) for row in layout.reshape(-1, parallel))
+    return tuple(np.unique(-(-max(total, 1) // numbers)).tolist())
 
 
 def useful_products(request: Request, window: Window) -> int:

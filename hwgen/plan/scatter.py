@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.format.network import Conv2d
 from hwgen.format.packed import Packing
-from hwgen.plan.mac import Request, distinct_parts, drain_layout, signed_bits, useful_products, window_of
+from hwgen.plan.mac import Request, distinct_parts, signed_bits, useful_products, window_of
 from hwgen.plan.schedule import Slots
 from hwgen.plan.stages import Scatter, Window
 from hwgen.plan.stream import Stream
@@ -35,7 +36,7 @@ def candidates(request: Request) -> Iterator[Scatter]:
         steps = stream.entries * down.inside.shape[1] * across.inside.shape[1] * rows * folds
         places = window.positions * folds * kernels
         cycles = timing.scatter_interval(steps, places)
-        if cycles > request.limit:
+        if cycles > request.limit or parallel > request.most:
             continue
         weight_bits = 8 + (kernels - 1).bit_length()
         yield Scatter(
@@ -57,7 +58,7 @@ def candidates(request: Request) -> Iterator[Scatter]:
             places=places,
             accumulator_bits=accumulator_bits,
             weight_bits=slots.packing.columns * rows * folds * parallel * weight_bits,
-            layout=drain_layout(slots.packing, parallel),
+            layout=slots.drain_layout(parallel),
         )
 
 
@@ -70,6 +71,7 @@ class Reach:
     kernel: NDArray[np.int64]
 
 
+@lru_cache(maxsize=256)
 def reach(window: Window, axis: int) -> Reach:
     """Along one axis: as many offsets as the input that reaches most outputs, which stride and dilation may make few."""
     place = (

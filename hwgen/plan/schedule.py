@@ -8,6 +8,7 @@ tables; both come from the same functions.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,9 @@ class Slots:
     count: NDArray[np.int64]
     # Planning asks the same questions for every limit that it tries.
     _deepest: dict[int, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+    _activations: dict[int, int] = field(default_factory=dict, repr=False)
     _longest: dict[tuple, int] = field(default_factory=dict, repr=False)
+    _layouts: dict[int, Layout] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, packing: Packing) -> Slots:
@@ -64,7 +67,7 @@ class Slots:
             count[used] = np.add.reduceat(packing.occupied.astype(np.int64), packing.row_start[used], axis=0)
         return cls(packing, count)
 
-    @property
+    @cached_property
     def rows_max(self) -> int:
         return max(1, int(self.count.max(initial=0)))
 
@@ -73,10 +76,34 @@ class Slots:
         if parallel in self._deepest:
             return self._deepest[parallel]
         folds = -(-self.count.shape[1] // parallel)
+        if self.full:
+            self._deepest[parallel] = np.ones((folds, self.count.shape[0]), np.int64)
+            return self._deepest[parallel]
         padded = np.zeros((self.count.shape[0], folds * parallel), np.int64)
         padded[:, : self.count.shape[1]] = self.count
         self._deepest[parallel] = padded.reshape(-1, folds, parallel).max(axis=2).T
         return self._deepest[parallel]
+
+    @cached_property
+    def full(self) -> bool:
+        """Whether every set has one slot in every column, as in a dense packing."""
+        return bool((self.count == 1).all())
+
+    def activations(self, parallel: int) -> int:
+        """That the longest fold has slots for."""
+        if parallel not in self._activations:
+            self._activations[parallel] = int(self.deepest(parallel).sum(axis=1).max())
+        return self._activations[parallel]
+
+    def drain_layout(self, parallel: int) -> Layout:
+        """Fold by fold, kernel by kernel: the output channel in each set's accumulator."""
+        if parallel not in self._layouts:
+            packing = self.packing
+            layout = np.full((-(-packing.sets // parallel), packing.kernels, parallel), -1, np.int64)
+            fold, lane = np.divmod(packing.set_of, parallel)
+            layout[fold, packing.kernel_of, lane] = np.arange(len(packing.set_of))
+            self._layouts[parallel] = tuple(map(tuple, layout.reshape(-1, parallel).tolist()))
+        return self._layouts[parallel]
 
     def dense(self, folds: int, parallel: int) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
         """Weights and kernel IDs, (folds, columns + 1, rows_max, parallel): slots moved up, holes 0.
@@ -124,8 +151,12 @@ def value_steps(slots: Slots, area: int, layout: Layout, beats_per_row: int, par
     """Steps a group takes: those of the longest fold, dealt among the readers; at least one, to clear accumulators."""
     key = (area, layout, beats_per_row, parallel)
     if key not in slots._longest:
-        rows = value_rows(slots, area, layout, beats_per_row, parallel).sum(axis=(1, 2))
-        slots._longest[key] = int(rows.max())
+        if slots.full:
+            used = (pixel_rows(layout, beats_per_row) >= 0).any(axis=1)
+            slots._longest[key] = int(used.sum()) * area
+        else:
+            rows = value_rows(slots, area, layout, beats_per_row, parallel).sum(axis=(1, 2))
+            slots._longest[key] = int(rows.max())
     return max(1, -(-slots._longest[key] // readers))
 
 

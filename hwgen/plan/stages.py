@@ -378,6 +378,8 @@ class Plan:
 
     Attributes:
         board: name, or None where no board was asked for.
+        family: of the FPGA for which every stage is written.
+        ultra_ram: the FPGA has UltraRAM.
         mode: as asked for; each Mac stage has its own.
         stages: in the order in which data passes them.
     """
@@ -386,6 +388,8 @@ class Plan:
     mode: str
     stages: tuple[Stage, ...]
     output: Output
+    family: str = "ecp5"
+    ultra_ram: bool = False
 
     @property
     def cycles_per_word(self) -> int:
@@ -402,6 +406,8 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         return {
             "board": self.board,
+            "family": self.family,
+            "ultra_ram": self.ultra_ram,
             "mode": self.mode,
             "cycles_per_word": self.cycles_per_word,
             "multipliers": self.multipliers,

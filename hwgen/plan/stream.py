@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 from hwgen.plan.stages import Layout, Pair
 
 
@@ -16,7 +18,7 @@ class Stream:
         channels: of the map.
         map: (height, width).
         bits, signed: of a value.
-        layout: of a value stream: `beats` rows of `lanes` channels.
+        layout: of a value stream: `beats` rows of `lanes` channels; empty for lists, which name their channels.
         entries: length of each position's winner list, or None for a value stream.
         whole: a beat of the list stream is a whole list.
         flat: the list stream is one list of the whole map, its indices those of the flattened map.
@@ -65,9 +67,15 @@ class Stream:
 def narrowed(layout: Layout, lanes: int) -> Layout:
     """The layout behind a Narrow stage: each beat in parts of `lanes`, the last part filled up with nothing."""
     wide = len(layout[0])
-    parts = -(-wide // lanes)
-    filled = [tuple(row) + (-1,) * (parts * lanes - wide) for row in layout]
-    return tuple(row[part * lanes : (part + 1) * lanes] for row in filled for part in range(parts))
+    filled = np.full((len(layout), -(-wide // lanes) * lanes), -1, np.int64)
+    filled[:, :wide] = layout
+    return tuple(map(tuple, filled.reshape(-1, lanes).tolist()))
+
+
+@lru_cache(maxsize=4096)
+def without_empty(layout: Layout) -> Layout:
+    """The layout without the beats that carry nothing."""
+    return tuple(row for row in layout if max(row) >= 0)
 
 
 def torch_layout(channels: int, lanes: int) -> Layout:

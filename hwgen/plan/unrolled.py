@@ -40,12 +40,14 @@ def pool_of(following: Layer | None, before: Tensor, after: Tensor) -> Pair:
     return following.kernel if apart else (1, 1)
 
 
-def candidates(request: Request, pool: Pair) -> Iterator[Unrolled]:
-    """The narrowest engine within the limit, if there is one.
+def candidates(request: Request, pool: Pair, operands: int = 2, widths: int = 1) -> Iterator[Unrolled]:
+    """The narrowest engines within the limit, if there are any.
 
     Args:
         request: the layer; its stream is the network's input.
         pool: of the max-pool that the engine takes in.
+        operands: of an adder.
+        widths: how many engines, each with a wider output than the one before.
     """
     layer, stream = request.layer, request.stream
     assert isinstance(layer, Conv2d)
@@ -56,37 +58,44 @@ def candidates(request: Request, pool: Pair) -> Iterator[Unrolled]:
         beats = -(-outputs // lanes)
         return timing.window_sweep_interval(window.map, window.kernel, window.stride, pool, pixels, beats)
 
-    widths = [pixels for pixels in range(1, stream.map[1] + 1) if stream.map[1] % pixels == 0]
-    pixels = next((pixels for pixels in widths if cycles(pixels, outputs) <= request.limit), None)
+    divisors = [pixels for pixels in range(1, stream.map[1] + 1) if stream.map[1] % pixels == 0]
+    pixels = next((pixels for pixels in divisors if cycles(pixels, outputs) <= request.limit), None)
     if pixels is None:
         return
-    lanes = next(lanes for lanes in distinct_parts(outputs) if cycles(pixels, lanes) <= request.limit)
-    graph = graph_of(layer, stream.signed)
-    yield Unrolled(
-        name=layer.name,
-        cycles=cycles(pixels, lanes),
-        products=useful_products(request, window),
-        mode="sparse-dense",
-        window=window,
-        pool=pool,
-        signed=stream.signed,
-        channels=stream.channels,
-        pixels=pixels,
-        adders=len(graph.nodes),
-        adder_bits=graph.adder_bits,
-        lanes=lanes,
-        accumulator_bits=max(2, signed_bits(request.result)),
-        layout=torch_layout(outputs, lanes),
-    )
+    graph = graph_of(layer, stream.signed, operands)
+    wide_enough = [lanes for lanes in distinct_parts(outputs) if cycles(pixels, lanes) <= request.limit]
+    for lanes in wide_enough[:widths]:
+        yield Unrolled(
+            name=layer.name,
+            cycles=cycles(pixels, lanes),
+            products=useful_products(request, window),
+            mode="sparse-dense",
+            window=window,
+            pool=pool,
+            signed=stream.signed,
+            channels=stream.channels,
+            pixels=pixels,
+            adders=len(graph.nodes),
+            adder_bits=graph.adder_bits,
+            lanes=lanes,
+            accumulator_bits=max(2, signed_bits(request.result)),
+            layout=torch_layout(outputs, lanes),
+        )
 
 
-def graph_of(layer: Conv2d, signed: bool) -> AdderGraph:
-    """The layer's weights as adders; found once for the same weights, since planning asks for every limit it tries."""
+def graph_of(layer: Conv2d, signed: bool, operands: int = 2) -> AdderGraph:
+    """The layer's weights as adders; found once for the same weights, since planning asks for every limit it tries.
+
+    Args:
+        layer: with the weights.
+        signed: of an activation.
+        operands: of an adder.
+    """
     outputs = layer.weight.shape[0]
-    return _graph(layer.weight.reshape(outputs, -1).tobytes(), outputs, signed)
+    return _graph(layer.weight.reshape(outputs, -1).tobytes(), outputs, signed, operands)
 
 
 @lru_cache(maxsize=64)
-def _graph(weights: bytes, outputs: int, signed: bool) -> AdderGraph:
+def _graph(weights: bytes, outputs: int, signed: bool, operands: int) -> AdderGraph:
     matrix = np.frombuffer(weights, np.int8).reshape(outputs, -1).T
-    return adder_graph(matrix, *((-128, 127) if signed else (0, 255)))
+    return adder_graph(matrix, *((-128, 127) if signed else (0, 255)), operands=operands)

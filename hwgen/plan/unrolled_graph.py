@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.errors import ToolError
-from rtl_templates.adder_graph import AdderGraph, Node, Output, range_bits, used
+from rtl_templates.adder_graph import AdderGraph, Node, Output, Term, inside, passing_bits, range_bits, used
 
 # da4ml calculates in float32, which is exact below.
 _LARGEST_WEIGHT = (1 << 20) - 1
@@ -27,12 +27,13 @@ class _Term(NamedTuple):
     negative: bool
 
 
-def adder_graph(weights: NDArray[np.integer], low: int, high: int) -> AdderGraph:
+def adder_graph(weights: NDArray[np.integer], low: int, high: int, *, operands: int = 2) -> AdderGraph:
     """The graph that multiplies a vector by `weights`; the same arguments always give the same graph.
 
     Args:
         weights: (inputs, outputs).
         low, high: of every input, low <= 0 <= high.
+        operands: of an adder; 3 for FPGAs where an adder of three is no larger than one of two.
 
     Raises:
         ValueError: an argument is out of range.
@@ -43,11 +44,14 @@ def adder_graph(weights: NDArray[np.integer], low: int, high: int) -> AdderGraph
         raise ValueError(f"weights must be integers (inputs, outputs), not {weights.dtype} {weights.shape!r}")
     if np.abs(weights.astype(np.int64)).max() > _LARGEST_WEIGHT:
         raise ValueError(f"weights must lie within ±{_LARGEST_WEIGHT}, not {np.abs(weights.astype(np.int64)).max()}")
+    if operands not in (2, 3):
+        raise ValueError(f"operands must be 2 or 3, not {operands!r}")
     if not low <= 0 <= high or low == high:
         raise ValueError(f"low and high must enclose 0, not {low!r} and {high!r}")
     builder = _Builder(len(weights), low, high)
     outputs = builder.outputs(_decomposed(weights, low, high))
-    graph = AdderGraph(len(weights), low, high, _scheduled(builder, outputs), outputs)
+    fused = _fused(builder, outputs) if operands == 3 else frozenset()
+    graph = AdderGraph(len(weights), low, high, _scheduled(builder, outputs, fused), outputs)
     # All operations are linear: equal on the unit vectors is equal on everything.
     if not (graph.evaluate(np.eye(len(weights), dtype=np.int64)) == weights).all():
         raise ToolError("da4ml returned a graph that is not the product with the weights")
@@ -140,7 +144,47 @@ def _scaled(term: _Term, exponent: int, negate: bool) -> _Term:
     return _Term(term.value, term.exponent + exponent, term.negative != negate)
 
 
-def _scheduled(builder: _Builder, outputs: tuple[Output, ...]) -> tuple[Node, ...]:
+def _fused(builder: _Builder, outputs: tuple[Output, ...]) -> frozenset[int]:
+    """The nodes (by number) that become part of the adders that read them, so that the fewest bits are added.
+
+    An adder of three takes in one node at most, and is then no part of another: an integer program.
+    """
+    inputs, count = builder.inputs, len(builder.operands)
+    if not count:
+        return frozenset()
+    bits = [range_bits(*builder.range_of(column)) for column in builder.coefficients[inputs:]]
+    terms = [(Term(a, 0, negate_a), Term(b, shift, negate_b)) for a, b, shift, negate_a, negate_b in builder.operands]
+    saved = [float(bits[node] - passing_bits(terms[node])) for node in range(count)]
+    shown = {value - inputs for value in used(outputs)}
+    rows, columns = list(range(count)), list(range(count))
+    for node, (first, second) in enumerate(terms):
+        for taken, other in ((first, second), (second, first)):
+            child = taken.value - inputs
+            if child < 0:
+                continue
+            if first.value == second.value:
+                shown.add(child)
+                continue
+            rows.append(node)
+            columns.append(child)
+            # Fewer bits may pass by the wider adder.
+            three = [other, *(inside(taken, inner) for inner in terms[child])]
+            saved[child] -= passing_bits((first, second)) - passing_bits(three)
+
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import coo_array
+
+    free = np.array([node not in shown for node in range(count)], dtype=float)
+    choice = coo_array((np.ones(len(rows)), (rows, columns)), shape=(count, count)).tocsr()
+    found = milp(
+        -np.array(saved), constraints=LinearConstraint(choice, ub=1), bounds=Bounds(0, free), integrality=np.ones(count)
+    )
+    if found.x is None:
+        raise ToolError(f"the adders of three could not be chosen: {found.message}")
+    return frozenset(np.flatnonzero(np.rint(found.x)).tolist())
+
+
+def _scheduled(builder: _Builder, outputs: tuple[Output, ...], fused: frozenset[int]) -> tuple[Node, ...]:
     """The nodes with levels: as few levels as there are adders in a row, and the fewest bits of registers for that.
 
     A value is held from its level to the one before its last reader's. The least bits are a linear program whose
@@ -151,8 +195,8 @@ def _scheduled(builder: _Builder, outputs: tuple[Output, ...]) -> tuple[Node, ..
         return ()
     ranges = [builder.range_of(column) for column in builder.coefficients]
     earliest = [0] * inputs
-    for a, b, *_ in builder.operands:
-        earliest.append(1 + max(earliest[a], earliest[b]))
+    for node, (a, b, *_) in enumerate(builder.operands):
+        earliest.append(max(earliest[a], earliest[b]) + (node not in fused))
     depth = max(earliest)
 
     from scipy.optimize import linprog
@@ -163,9 +207,16 @@ def _scheduled(builder: _Builder, outputs: tuple[Output, ...]) -> tuple[Node, ..
     last = count
     for node, (a, b, *_) in enumerate(builder.operands):
         differences.append((node, last + inputs + node, 0))
-        differences += [(node, last + operand, 1) for operand in (a, b)]
-        differences += [(operand - inputs, node, -1) for operand in (a, b) if operand >= inputs]
+        if node in fused:
+            continue
+        for operand in (a, b):
+            inner = builder.operands[operand - inputs][:2] if operand - inputs in fused else (operand,)
+            for value in inner:
+                differences.append((node, last + value, 1))
+                if value >= inputs:
+                    differences.append((value - inputs, node, -1))
     bits = np.array([range_bits(*pair) for pair in ranges], dtype=float)
+    bits[[inputs + node for node in fused]] = 0
     lower = np.zeros(count + len(bits))
     lower[:count] = 1
     for value in used(outputs):
@@ -186,6 +237,6 @@ def _scheduled(builder: _Builder, outputs: tuple[Output, ...]) -> tuple[Node, ..
         raise ToolError(f"the adders could not be scheduled: {solution.message}")
     levels = np.rint(solution.x[:count]).astype(int).tolist()
     return tuple(
-        Node(*operands, level, *span)
-        for operands, level, span in zip(builder.operands, levels, ranges[inputs:], strict=True)
+        Node(*operands, 0 if number in fused else level, *span, fused=number in fused)
+        for number, (operands, level, span) in enumerate(zip(builder.operands, levels, ranges[inputs:], strict=True))
     )

@@ -40,11 +40,12 @@ MATRICES = {
 }
 
 
+@pytest.mark.parametrize("operands", [2, 3])
 @pytest.mark.parametrize("span", [(-128, 127), (0, 255), (0, 1), (-3, 0)])
 @pytest.mark.parametrize("name", MATRICES)
-def test_is_the_product_within_its_ranges(name, span):
+def test_is_the_product_within_its_ranges(name, span, operands):
     weights = MATRICES[name]
-    graph = adder_graph(weights, *span)
+    graph = adder_graph(weights, *span, operands=operands)
     x = DRAW.integers(span[0], span[1] + 1, (50, len(weights)))
     assert (graph.evaluate(x) == x @ weights).all()
     # The extremes of an output are taken where every input is the one or the other end of its range.
@@ -61,6 +62,23 @@ def test_operands_come_first(name):
         assert max(node.a, node.b) < len(levels) and node.shift >= 0 and not (node.negate_a and node.negate_b)
         assert max(levels[node.a], levels[node.b]) < node.level <= graph.depth
         levels.append(node.level)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_adders_of_three_take_one_node_in(name):
+    two, three = (adder_graph(MATRICES[name], -128, 127, operands=operands) for operands in (2, 3))
+    assert three.adder_bits <= two.adder_bits and three.depth <= two.depth
+    if name in ("dense", "sparse"):
+        assert three.adder_bits < 0.8 * two.adder_bits
+    for node in three.nodes:
+        if node.fused:
+            continue
+        terms = three.terms(node)
+        assert len(terms) in (2, 3) and sum(term.negative for term in terms) <= 2
+        for term in terms:
+            read = three.nodes[term.value - three.inputs] if term.value >= three.inputs else None
+            assert read is None or (not read.fused and read.level < node.level)
+    assert not any(three.nodes[value - three.inputs].fused for value in used(three.outputs) if value >= three.inputs)
 
 
 def test_the_same_weights_give_the_same_graph():
@@ -103,3 +121,8 @@ def test_shares_what_columns_have_in_common():
 def test_refuses(weights, low, high, message):
     with pytest.raises(ValueError, match=message):
         adder_graph(weights, low, high)
+
+
+def test_refuses_adders_of_four():
+    with pytest.raises(ValueError, match="operands must be 2 or 3, not 4"):
+        adder_graph(np.array([[1]]), -1, 1, operands=4)

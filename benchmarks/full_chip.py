@@ -28,9 +28,6 @@ FAMILY = "ultrascale+"
 MAX_CLOCK_MHZ = 300.0
 SHARE = 0.8
 PRODUCTS_A_DSP = 2
-# A DSP whose operand holds two weights gives their products 18 bits apart; the upper one is corrected by the sign of
-# the lower one, in nine LUTs (Yosys, `synth_xilinx -family xcup`).
-LUTS_A_PAIR = 9
 # An 8x8 product without DSP: Yosys' `booth`, then `synth_xilinx -family xcup -nodsp`. Its share of an adder tree is
 # left out, which favours the dense accelerator.
 LUTS_A_PRODUCT = 95
@@ -47,6 +44,7 @@ class Resources:
         ff: flip-flops.
         dsp: DSP48E2 blocks.
         block_ram: blocks of 36 kbit; half a block is 18 kbit.
+        ultra_ram: blocks of 288 kbit.
     """
 
     lut: float
@@ -54,6 +52,7 @@ class Resources:
     ff: float
     dsp: float
     block_ram: float
+    ultra_ram: float = 0
 
     def items(self) -> Iterator[tuple[str, float]]:
         return ((field.name, getattr(self, field.name)) for field in fields(self))
@@ -130,11 +129,12 @@ PUBLISHED = {
 
 def available(chip: Board) -> Resources:
     """All that the chip has; its family has two flip-flops a look-up table."""
-    return Resources(chip.lut, LUTRAM[chip.name], 2 * chip.lut, chip.dsp, chip.block_ram_bits // BLOCK_RAM_BITS)
+    blocks = chip.block_ram_bits // BLOCK_RAM_BITS
+    return Resources(chip.lut, LUTRAM[chip.name], 2 * chip.lut, chip.dsp, blocks, chip.ultra_ram)
 
 
 def fill(chip: Board, designs: Sequence[Design], *, clock_hz: float, share: float = SHARE) -> Filled:
-    """The mix of copies with the most words a second.
+    """The mix of copies with the most words a second; designs that need what the chip lacks are left out.
 
     Args:
         chip: whose resources are filled.
@@ -147,12 +147,14 @@ def fill(chip: Board, designs: Sequence[Design], *, clock_hz: float, share: floa
     room = np.array([amount for _, amount in have.items()]) * share
     rates = np.array([1 / design.cycles for design in designs])
     # Scaled, since the solver's tolerances are absolute.
-    found = milp(
-        -rates / rates.max(), constraints=LinearConstraint(used / room[:, None], ub=1), integrality=np.ones(len(rates))
-    )
+    limits = LinearConstraint(used / np.maximum(room, 1)[:, None], ub=np.minimum(room, 1))
+    found = milp(-rates / rates.max(), constraints=limits, integrality=np.ones(len(rates)))
     copies = np.rint(found.x).astype(int)
     formed = sum(count * design.formed / design.products for count, design in zip(copies, designs, strict=True))
-    shares = {name: float(row @ copies / amount) for (name, amount), row in zip(have.items(), used, strict=True)}
+    shares = {
+        name: float(row @ copies / amount) if amount else 0.0
+        for (name, amount), row in zip(have.items(), used, strict=True)
+    }
     return Filled(
         chip=chip.name,
         mode=designs[0].mode,
@@ -197,16 +199,9 @@ def read_design(path: Path) -> Design:
 
 
 def design_of(result: Mapping[str, Any]) -> Design:
-    """One copy, with two products in a DSP wherever two multipliers share an activation."""
+    """One copy, as it was synthesised."""
     counted = result["resources"][FAMILY]
-    pairs = sum(stage["pairs"] for stage in result["stages"])
-    used = Resources(
-        lut=counted["lut"] + LUTS_A_PAIR * pairs,
-        lutram=counted["lutram"],
-        ff=counted["ff"],
-        dsp=counted["dsp"] - pairs,
-        block_ram=counted["block_ram"],
-    )
+    used = Resources(**{field.name: counted[field.name] for field in fields(Resources)})
     # Requantisation multiplies too, but is no product of the network.
     layers = [stage for stage in result["stages"] if stage["layer"]]
     return Design(
@@ -309,10 +304,14 @@ def _assumptions(designs: Mapping[str, Sequence[Design]], clock_hz: float, share
         ("cycles a word", "measured in simulation, " + ("every output bit-exact" if exact else "NOT ALL BIT-EXACT")),
         ("copies", f"whole ones, no part shared, until {share:.0%} of a resource is used; designs of a mode are mixed"),
         ("counts", "Yosys `synth_xilinx -family xcup` of a whole copy; registers are not absorbed into DSPs"),
-        ("block RAM", "36 kbit blocks; UltraRAM is left empty"),
+        (
+            "LUTs",
+            "of any size count as one; adders of three operands are LUT6_2 with two outputs; inverters are not counted",
+        ),
+        ("block RAM", "36 kbit blocks; UltraRAM, where the chip has it, for buffers without initial content only"),
         (
             "two products a DSP",
-            f"in every mode, wherever two multipliers share an activation; {LUTS_A_PAIR} LUTs are added for each",
+            "in every mode, wherever two multipliers share an activation: so synthesised, not assumed",
         ),
         (
             "dense",

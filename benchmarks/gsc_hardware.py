@@ -37,7 +37,6 @@ class StageResult:
         name, kind: of the stage.
         layer: whether its products are those of a layer's weights, rather than a requantisation's.
         multipliers: that it has; 0 where constant weights became adders.
-        pairs: of multipliers that share an activation, which a wide enough DSP block can take together.
         products: useful ones, a word.
         cycles: that the stage itself needs for a word, as planned.
         formed: products formed in a cycle: the multipliers, or those that the adders stand for.
@@ -49,7 +48,6 @@ class StageResult:
     kind: str
     layer: bool
     multipliers: int
-    pairs: int
     products: int
     cycles: int
     formed: float
@@ -225,15 +223,12 @@ def _result(
 
 def _stage(stage: dict[str, Any], is_layer: bool, pipeline_cycles: float) -> StageResult:
     multipliers, products, cycles = stage["multipliers"], stage["products"], stage["cycles"]
-    # Where a stage says how many sets it serves at once, each activation meets so many weights.
-    sharing = stage.get("parallel", 1)
     formed = multipliers or products / cycles
     return StageResult(
         name=stage["name"],
         kind=stage["kind"],
         layer=is_layer,
         multipliers=multipliers,
-        pairs=multipliers // sharing * (sharing // 2),
         products=products,
         cycles=cycles,
         formed=formed,

@@ -19,7 +19,7 @@ def design(mode="sparse-sparse", cycles=800.0, products=775_912, formed=1_000.0,
     return Design(mode, True, cycles, products, formed, Resources(**dict.fromkeys(NAMES, 0) | used))
 
 
-NAMES = ("lut", "lutram", "ff", "dsp", "block_ram")
+NAMES = ("lut", "lutram", "ff", "dsp", "block_ram", "ultra_ram")
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,7 @@ NAMES = ("lut", "lutram", "ff", "dsp", "block_ram")
         ({"ff": 100_000}, 27, "ff"),
         ({"dsp": 111, "lut": 10}, 88, "dsp"),
         ({"block_ram": 100.5}, 21, "block_ram"),
+        ({"ultra_ram": 25}, 40, "ultra_ram"),
         ({"lut": 2_000_000}, 0, "lut"),
     ],
 )
@@ -42,6 +43,12 @@ def test_copies_fill_the_scarcest_resource_to_its_share(used, copies, limit):
     if copies:
         assert filled.limit == limit
     assert all(share <= 0.8 + 1e-9 for share in filled.shares.values())
+
+
+def test_a_design_that_needs_what_the_chip_lacks_is_left_out():
+    with_ultra_ram, without = design(lut=10_000, ultra_ram=25), design(lut=20_000)
+    filled = fill(ZU3EG, [with_ultra_ram, without], clock_hz=300e6)
+    assert filled.copies == (0, 2) and filled.shares["ultra_ram"] == 0
 
 
 def test_designs_that_want_different_resources_are_mixed():
@@ -73,21 +80,23 @@ RESULT = {
     "cycles_per_word": None,
     "cycles_planned": 800,
     "stages": [
-        {"layer": True, "products": 602_112, "formed": 768.0, "pairs": 0},
-        {"layer": False, "products": 12_544, "formed": 16.0, "pairs": 0},
-        {"layer": True, "products": 160_000, "formed": 200.0, "pairs": 100},
+        {"layer": True, "products": 602_112, "formed": 768.0},
+        {"layer": False, "products": 12_544, "formed": 16.0},
+        {"layer": True, "products": 160_000, "formed": 200.0},
     ],
-    "resources": {"ultrascale+": {"lut": 50_000, "lutram": 4_000, "ff": 60_000, "dsp": 216, "block_ram": 80.5}},
+    "resources": {
+        "ultrascale+": {"lut": 50_000, "lutram": 4_000, "ff": 60_000, "dsp": 116, "block_ram": 80.5, "ultra_ram": 25}
+    },
 }
 
 
-def test_a_result_becomes_a_design_with_two_products_in_a_dsp(tmp_path):
+def test_a_result_becomes_a_design(tmp_path):
     path = tmp_path / "result.json"
     path.write_text(json.dumps(RESULT))
     read = read_design(path)
     assert read == design_of(RESULT)
     assert (read.cycles, read.products, read.formed) == (800, 762_112, 968)
-    assert read.used == Resources(50_000 + 100 * full_chip.LUTS_A_PAIR, 4_000, 60_000, 116, 80.5)
+    assert read.used == Resources(50_000, 4_000, 60_000, 116, 80.5, 25)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}", json.dumps(RESULT | {"resources": {}})])

@@ -89,16 +89,15 @@ def stage_of(case: Case) -> tuple[Mac, PackedNetwork]:
         most_word=int(np.prod(case.map)),
         entries=case.entries,
     )
-    request = Request(
-        case.layer,
-        Slots.of(packing),
-        output_of(case.layer, input_tensor(source)),
-        "dense" if case.dense else "sparse-sparse" if case.listed else "sparse-dense",
-        stream,
-        1 << 20,
-        1 << 20,
-    )
-    stages = list(candidates(request))
+    mode = "dense" if case.dense else "sparse-sparse" if case.listed else "sparse-dense"
+    result = output_of(case.layer, input_tensor(source))
+    stages: list[Mac] = []
+    # The planner offers the smallest engines within a limit: all of them come as it tightens.
+    limit = 1 << 20
+    while found := list(candidates(Request(case.layer, Slots.of(packing), result, mode, stream, limit, 1 << 20))):
+        stages += found
+        limit = max(stage.cycles for stage in found) - 1
+    stages.sort(key=lambda stage: stage.serial)
     fitting = [stage for stage in stages if all(getattr(stage, name) == value for name, value in case.choose.items())]
     assert fitting, (case.name, [{name: getattr(stage, name) for name in case.choose} for stage in stages])
     stage = fitting[0]

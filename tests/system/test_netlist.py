@@ -42,14 +42,14 @@ def small_network() -> IntegerNetwork:
     """Convolution, pooling, local k-WTA and a linear layer that takes the winners."""
     rng = np.random.default_rng(11)
     return IntegerNetwork(
-        Input((1, 6, 6), 1.0, False),
+        Input((1, 10, 10), 1.0, False),
         (
             Conv2d("conv", *weights(rng, (6, 1, 3, 3), 0.5), rng.integers(-500, 500, 6).astype(np.int32)),
             MaxPool2d("pool", (2, 2), (2, 2)),
             Requantise("requantise", rng.integers(1, 200, 6).astype(np.int32), 13, True),
             KWinners("winners", 2, True),
             Flatten("flatten"),
-            Linear("linear", *weights(rng, (12, 24), 0.3), rng.integers(-500, 500, 12).astype(np.int32)),
+            Linear("linear", *weights(rng, (12, 96), 0.3), rng.integers(-500, 500, 12).astype(np.int32)),
         ),
         np.ones(12),
     )

@@ -155,7 +155,7 @@ class _Elaborator:
         layer = self.layers[stage.name]
         assert isinstance(layer, Conv2d)
         return UnrolledConv(
-            graph_of(layer, stage.signed, self.target.adder_operands),
+            graph_of(layer, stage.signed, self.target),
             shape=_shape(8, stage.signed),
             accumulator=signed(stage.accumulator_bits),
             channels=stage.channels,

@@ -18,7 +18,9 @@ class Target:
         pair_offset: of ProductPair: as far apart as the operands of a multiplier block are wide enough for.
         distributed_depth: what is deeper becomes block RAM.
         table_depth: constant memories up to this depth become LUTs.
-        ultra_ram: large memories without initial content exist beside block RAM: those that could be either go there.
+        sharing: outputs of a constant matrix that may have adders in common: where every output shares with every other, the
+        adders are a tangle that fills the wires of a small chip.
+    ultra_ram: large memories without initial content exist beside block RAM: those that could be either go there.
     """
 
     family: str
@@ -26,12 +28,13 @@ class Target:
     pair_offset: int
     distributed_depth: int
     table_depth: int
+    sharing: int = 1 << 30
     ultra_ram: bool = False
 
 
 # A distributed RAM has 16 rows; two of them take less than blocks, of which a wide and shallow memory would use a
 # twentieth. A block multiplies 18 by 18 bits.
-ECP5 = Target("ecp5", adder_operands=2, pair_offset=10, distributed_depth=32, table_depth=16)
+ECP5 = Target("ecp5", adder_operands=2, pair_offset=10, distributed_depth=32, table_depth=16, sharing=8)
 # A LUT holds 64 rows of a bit. A block multiplies 27 by 18 bits: no product overlaps the other.
 ULTRASCALE = Target("ultrascale+", adder_operands=3, pair_offset=18, distributed_depth=64, table_depth=64)
 TARGETS = {target.family: target for target in (ECP5, ULTRASCALE)}

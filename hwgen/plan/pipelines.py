@@ -319,8 +319,8 @@ class Pipelines:
         pool = unrolled.pool_of(steps[0].layer if steps else None, result, steps[0].after if steps else result)
         slots = self._sparse[layer.name]
         request = Request(layer, slots, result, "sparse-dense", stream, limit, self.budget.most_multipliers)
-        operands = target_of(self.budget.family).adder_operands
-        for engine in unrolled.candidates(request, pool, operands, self._widths):
+        target = target_of(self.budget.family)
+        for engine in unrolled.candidates(request, pool, target, self._widths):
             width, positions = stream.channels * engine.pixels, stream.positions // engine.pixels
             yield (
                 Source(

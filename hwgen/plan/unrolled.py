@@ -15,6 +15,7 @@ from hwgen.plan.stream import Stream, torch_layout
 from hwgen.plan.unrolled_graph import adder_graph
 from rtl_templates import timing
 from rtl_templates.adder_graph import AdderGraph
+from rtl_templates.target import ECP5, Target
 
 # Beyond, finding the adders takes minutes, and they fill most FPGAs.
 MOST_WEIGHTS = 3000
@@ -40,13 +41,13 @@ def pool_of(following: Layer | None, before: Tensor, after: Tensor) -> Pair:
     return following.kernel if apart else (1, 1)
 
 
-def candidates(request: Request, pool: Pair, operands: int = 2, widths: int = 1) -> Iterator[Unrolled]:
+def candidates(request: Request, pool: Pair, target: Target = ECP5, widths: int = 1) -> Iterator[Unrolled]:
     """The narrowest engines within the limit, if there are any.
 
     Args:
         request: the layer; its stream is the network's input.
         pool: of the max-pool that the engine takes in.
-        operands: of an adder.
+        target: that the adders are written for.
         widths: how many engines, each with a wider output than the one before.
     """
     layer, stream = request.layer, request.stream
@@ -62,7 +63,7 @@ def candidates(request: Request, pool: Pair, operands: int = 2, widths: int = 1)
     pixels = next((pixels for pixels in divisors if cycles(pixels, outputs) <= request.limit), None)
     if pixels is None:
         return
-    graph = graph_of(layer, stream.signed, operands)
+    graph = graph_of(layer, stream.signed, target)
     wide_enough = [lanes for lanes in distinct_parts(outputs) if cycles(pixels, lanes) <= request.limit]
     for lanes in wide_enough[:widths]:
         yield Unrolled(
@@ -83,19 +84,20 @@ def candidates(request: Request, pool: Pair, operands: int = 2, widths: int = 1)
         )
 
 
-def graph_of(layer: Conv2d, signed: bool, operands: int = 2) -> AdderGraph:
+def graph_of(layer: Conv2d, signed: bool, target: Target = ECP5) -> AdderGraph:
     """The layer's weights as adders; found once for the same weights, since planning asks for every limit it tries.
 
     Args:
         layer: with the weights.
         signed: of an activation.
-        operands: of an adder.
+        target: that the adders are written for.
     """
     outputs = layer.weight.shape[0]
-    return _graph(layer.weight.reshape(outputs, -1).tobytes(), outputs, signed, operands)
+    return _graph(layer.weight.reshape(outputs, -1).tobytes(), outputs, signed, target.adder_operands, target.sharing)
 
 
 @lru_cache(maxsize=64)
-def _graph(weights: bytes, outputs: int, signed: bool, operands: int) -> AdderGraph:
+def _graph(weights: bytes, outputs: int, signed: bool, operands: int, sharing: int) -> AdderGraph:
     matrix = np.frombuffer(weights, np.int8).reshape(outputs, -1).T
-    return adder_graph(matrix, *((-128, 127) if signed else (0, 255)), operands=operands)
+    low, high = (-128, 127) if signed else (0, 255)
+    return adder_graph(matrix, low, high, operands=operands, sharing=sharing)

@@ -27,13 +27,17 @@ class _Term(NamedTuple):
     negative: bool
 
 
-def adder_graph(weights: NDArray[np.integer], low: int, high: int, *, operands: int = 2) -> AdderGraph:
+def adder_graph(
+    weights: NDArray[np.integer], low: int, high: int, *, operands: int = 2, sharing: int | None = None
+) -> AdderGraph:
     """The graph that multiplies a vector by `weights`; the same arguments always give the same graph.
 
     Args:
         weights: (inputs, outputs).
         low, high: of every input, low <= 0 <= high.
         operands: of an adder; 3 for FPGAs where an adder of three is no larger than one of two.
+        sharing: neighbouring outputs that may have adders in common, None for all. Eight of 64 take an eighth more adders
+            than all, and stay apart from the others on the chip.
 
     Raises:
         ValueError: an argument is out of range.
@@ -48,8 +52,13 @@ def adder_graph(weights: NDArray[np.integer], low: int, high: int, *, operands: 
         raise ValueError(f"operands must be 2 or 3, not {operands!r}")
     if not low <= 0 <= high or low == high:
         raise ValueError(f"low and high must enclose 0, not {low!r} and {high!r}")
+    if sharing is not None and sharing < 1:
+        raise ValueError(f"sharing must be positive, not {sharing!r}")
     builder = _Builder(len(weights), low, high)
-    outputs = builder.outputs(_decomposed(weights, low, high))
+    outputs: tuple[Output, ...] = ()
+    together = min(sharing or weights.shape[1], weights.shape[1])
+    for first in range(0, weights.shape[1], together):
+        outputs += builder.outputs(_decomposed(weights[:, first : first + together], low, high))
     fused = _fused(builder, outputs) if operands == 3 else frozenset()
     graph = AdderGraph(len(weights), low, high, _scheduled(builder, outputs, fused), outputs)
     # All operations are linear: equal on the unit vectors is equal on everything.
@@ -86,7 +95,8 @@ class _Builder:
         return positive * self.low + negative * self.high, positive * self.high + negative * self.low
 
     def outputs(self, pipeline) -> tuple[Output, ...]:
-        """All stages of da4ml's solution, each fed by the one before."""
+        """All stages of da4ml's solution, each fed by the one before; shares no adders with the solutions before."""
+        self._known.clear()
         terms: list[_Term | None] = [_Term(place, 0, False) for place in range(self.inputs)]
         for stage in pipeline.solutions:
             terms = self._stage(stage, terms)

@@ -126,3 +126,29 @@ def test_refuses(weights, low, high, message):
 def test_refuses_adders_of_four():
     with pytest.raises(ValueError, match="operands must be 2 or 3, not 4"):
         adder_graph(np.array([[1]]), -1, 1, operands=4)
+
+
+def test_shares_among_neighbouring_outputs_alone():
+    weights = sparse(25, 20, 12)
+    graph = adder_graph(weights, -128, 127, sharing=8)
+    x = DRAW.integers(-128, 128, (50, 25))
+    assert (graph.evaluate(x) == x @ weights).all()
+    # The adders that each output depends on.
+    reached: list[set[int]] = []
+    for output in graph.outputs:
+        ahead, found = [output.value], set()
+        while ahead:
+            value = ahead.pop()
+            if value >= graph.inputs and value not in found:
+                found.add(value)
+                ahead += [graph.nodes[value - graph.inputs].a, graph.nodes[value - graph.inputs].b]
+        reached.append(found)
+    groups = [set().union(*reached[first : first + 8]) for first in (0, 8, 16)]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == len(graph.nodes)
+    assert any(reached[0] & other for other in reached[1:8])
+    assert len(graph.nodes) > len(adder_graph(weights, -128, 127).nodes)
+
+
+def test_refuses_to_share_among_none():
+    with pytest.raises(ValueError, match="sharing must be positive, not 0"):
+        adder_graph(sparse(5, 5, 2), -128, 127, sharing=0)

@@ -4,6 +4,7 @@ A build lies in the folder `build/<board>` of its bundle:
 
     top.il, top.lpf            the board's top module and its pins
     netlist.json               the synthesised design               synthesis.log
+    floorplan.json             the same with places for its blocks
     accelerator.config         the placed and routed design         place_and_route.log
     report.json                nextpnr's timing and utilisation
     accelerator.bit            the bitstream                        bitstream.log
@@ -27,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from boards.catalogue import BOARDS, Board
+from boards.floorplan import VERSION as FLOORPLAN_VERSION
+from boards.floorplan import floorplan
 from boards.tools import run_tool, version
 from boards.top import TOP, TopSources, link_words_per_second, top_sources
 from hwgen import ecp5
@@ -56,6 +59,7 @@ class Options:
             connections take hours.
         nextpnr: more options of nextpnr's command line, such as "--parallel-refine --threads 2", which programs built
             for a machine have.
+        floorplan: places multiplier and memory blocks first, see boards.floorplan; else nextpnr does.
     """
 
     clock_mhz: float = 100.0
@@ -63,6 +67,7 @@ class Options:
     seed: int = 1
     router: str = "router1"
     nextpnr: str = ""
+    floorplan: bool = True
 
     def __post_init__(self) -> None:
         if self.router not in ROUTERS:
@@ -300,9 +305,17 @@ def _steps(
         netlist = folder / "netlist.json.new"
         netlist.write_text(json.dumps(ecp5.improved(json.loads(netlist.read_text()), TOP)))
 
+    def place_blocks() -> None:
+        report("floorplan", 0.0)
+        netlist = json.loads((folder / "netlist.json").read_text())
+        cells = netlist["modules"][TOP]["cells"]
+        for name, site in floorplan(cells, device, options.seed, lambda share: report("floorplan", share)).items():
+            cells[name].setdefault("attributes", {})["BEL"] = site.bel
+        (folder / "floorplan.json.new").write_text(json.dumps(netlist))
+
     placing = [
         f"--{device}", "--package", PACKAGES[sources.package[:2]] + sources.package[2:], "--speed", sources.speed,
-        "--json", "netlist.json", "--lpf", f"{TOP}.lpf",
+        "--json", "floorplan.json" if options.floorplan else "netlist.json", "--lpf", f"{TOP}.lpf",
         "--textcfg", "accelerator.config.new", "--report", "report.json.new",
         # For clocks that no constraint reaches; those of the PLL are derived from the oscillator's.
         "--freq", f"{sources.clock_hz / 1e6:g}", "--timing-allow-fail",
@@ -328,10 +341,12 @@ def _steps(
         run_tool("ecppack", arguments, folder, folder / "bitstream.log")
 
     synthesis = _key(manifest.content_hash, sources.rtlil, ecp5.ARITHMETIC, str(ecp5.VERSION), versions["yosys"])
-    placed = _key(synthesis, sources.constraints, *placing, versions["nextpnr-ecp5"])
+    planned = _key(synthesis, FLOORPLAN_VERSION, device, str(options.seed))
+    placed = _key(planned if options.floorplan else synthesis, sources.constraints, *placing, versions["nextpnr-ecp5"])
     packed = _key(placed, versions["ecppack"])
     return [
         Step("synthesis", synthesis, ("netlist.json",), synthesise),
+        *([Step("floorplan", planned, ("floorplan.json",), place_blocks)] if options.floorplan else []),
         Step("place_and_route", placed, ("accelerator.config", "report.json"), place_and_route),
         Step("bitstream", packed, (BITSTREAM,), pack),
     ]

@@ -113,7 +113,7 @@ def test_every_step_once_and_again_only_for_other_inputs(tools, tmp_path):
     made = build(bundle, ULX3S)
     assert (tools.take(), made.skipped) == (ALL, ())
     again = build(bundle, ULX3S)
-    assert (tools.take(), again.skipped) == ([], ("synthesis", "place_and_route", "bitstream"))
+    assert (tools.take(), again.skipped) == ([], ("synthesis", "floorplan", "place_and_route", "bitstream"))
     assert again.to_json() == made.to_json()
     build(bundle, ULX3S, Options(seed=2))
     assert tools.take() == ALL[1:]
@@ -169,12 +169,13 @@ def test_an_interrupted_build_goes_on_where_it_was(tools, tmp_path):
     assert tools.take() == ALL[:2]
     assert not (bundle / "build" / "ulx3s-85f" / "accelerator.config").exists()
     tools.fails.clear()
-    assert build(bundle, ULX3S).skipped == ("synthesis",)
+    assert build(bundle, ULX3S).skipped == ("synthesis", "floorplan")
     # A step that fails leaves the result of the last one, for the options it was made with.
     tools.fails["nextpnr-ecp5"] = interrupt
     with pytest.raises(KeyboardInterrupt):
         build(bundle, ULX3S, Options(seed=9))
     tools.take()
+    # The other seed has its own floorplan.
     assert build(bundle, ULX3S).skipped == ("synthesis", "place_and_route", "bitstream")
 
 
@@ -208,6 +209,7 @@ def test_progress_follows_the_log(tools, tmp_path):
     build(make_bundle(tmp_path / "bundle"), ULX3S, report=lambda name, share: told.append((name, share)))
     assert told == [
         ("synthesis", None),
+        ("floorplan", 0.0),
         ("packing", None),
         ("placement", None),
         ("routing", 0.0),

@@ -49,7 +49,9 @@ class Site:
 def _sites(rows: tuple[int, ...], names: Mapping[int, str]) -> tuple[Site, ...]:
     """Of an LFE5U-85F: blocks repeat every nine columns, but for the clock spine in the middle."""
     columns = [4 + 9 * i for i in range(7)] + [69 + 9 * i for i in range(6)]
-    return tuple(Site(column + offset, row, name) for row in rows for column in columns for offset, name in names.items())
+    return tuple(
+        Site(column + offset, row, name) for row in rows for column in columns for offset, name in names.items()
+    )
 
 
 # By nextpnr's device and Yosys' cell; read off nextpnr's placements of designs that use every block.

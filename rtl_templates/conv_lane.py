@@ -147,14 +147,14 @@ class ConvLane(wiring.Component):
     Members:
         control, next_control: see LaneShape.control; one cycle apart.
         weight_address, weights: of the weight memory, which answers one cycle later.
-        drained: one sum of each set.
+        drained: one sum of each set, without a register.
 
-    Latency: from read_address to the accumulators `ADD` + 1 cycles, from drain_address to drained 1 cycle, or 2 if late.
+    Latency: from read_address to the accumulators `ADD` + 1 cycles, from drain_address to drained none, or 1 if late.
     Initiation interval: 1 cycle a step.
     """
 
     SELECT = 2
-    ADD = 6 + ProductPair.LATENCY
+    ADD = 5 + ProductPair.LATENCY
 
     def __init__(self, lane: LaneShape, kernel_row: int, kernel_column: int, *, late: bool = False):
         self.lane, self.kernel_row, self.kernel_column, self.late = lane, kernel_row, kernel_column, late
@@ -180,17 +180,15 @@ class ConvLane(wiring.Component):
         entry = self._entry(m, platform)
         m.d.comb += self.weight_address.eq(Cat(entry.index, control.weight_row))
         value = entry.value
-        for stage in range(3):
+        for stage in range(2):
             delayed = Signal(lane.shape, name=f"value_{stage}", reset_less=True)
             m.d.sync += delayed.eq(value)
             value = delayed
         weights, kernel_ids = [], []
         for index in range(lane.sets):
-            # Block RAM is slow and far away: one register beside it, one beside the multipliers.
-            row, slot = (
-                Signal.like(self.weights[index], name=f"{n}_{index}", reset_less=True) for n in ("row", "slot")
-            )
-            m.d.sync += [row.eq(self.weights[index]), slot.eq(row)]
+            # Block RAM is slow.
+            slot = Signal.like(self.weights[index], name=f"slot_{index}", reset_less=True)
+            m.d.sync += slot.eq(self.weights[index])
             weights.append(slot[:WEIGHT_BITS].as_signed())
             kernel_id = slot[WEIGHT_BITS:]
             for stage in range(ProductPair.LATENCY):
@@ -262,6 +260,4 @@ class ConvLane(wiring.Component):
             write.data.eq(present.data + product),
             drain.addr.eq((self.next_control if self.late else control).drain_address),
         ]
-        drained = Signal(lane.accumulator, name=f"drained_{index}", reset_less=True)
-        m.d.sync += drained.eq(drain.data)
-        m.d.comb += self.drained[index].eq(drained)
+        m.d.comb += self.drained[index].eq(drain.data)

@@ -131,7 +131,7 @@ class ListConv(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from the last list of a window to its first beat, while nothing waits and nothing is padded."""
-        return self.lane.steps + ConvLane.ADD + len(self.weights) + 7
+        return self.lane.steps + ConvLane.ADD + len(self.weights) + 6
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -236,19 +236,18 @@ class ListConv(wiring.Component):
     def _finish(self, m: Module, control: dict[str, Value], sums: Sequence[Value], results: ResultFifo) -> None:
         """What the chain drained, less what it drained from the same accumulators before."""
         lane = self.lane
-        # Sums leave a lane one cycle behind its control.
-        drain, live = delayed(m, control["drain"], 1, "drain"), delayed(m, control["drain_live"], 1, "drain_live")
-        address = delayed(m, control["drain_address"], 1, "drain_address")
+        # Sums leave a lane with its control.
+        address = control["drain_address"]
         previous = Memory(shape=lane.sums, depth=2 << lane.kernel_bits, init=[])
         m.submodules.previous = previous
         write, read = previous.write_port(), previous.read_port(domain="comb")
         m.d.comb += [
             read.addr.eq(address),
             write.addr.eq(address),
-            write.en.eq(drain),
+            write.en.eq(control["drain"]),
             write.data.eq(Cat(sums)),
         ]
-        m.d.sync += results.write.eq(live)
+        m.d.sync += results.write.eq(control["drain_live"])
         for index in range(lane.sets):
             difference = Signal(lane.accumulator, name=f"difference_{index}", reset_less=True)
             m.d.sync += difference.eq(sums[index] - read.data[index])

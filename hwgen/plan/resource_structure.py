@@ -246,7 +246,7 @@ def _lanes(stage: stages.Lanes, family: str, target: Target) -> Structure:
         weights += memory(family, rows, slots, reads=ports, rom=True, style=style) * count
     banks = memory(family, 2 << kernel_bits, width, reads=2, asynchronous=True) * (lanes * sets)
     previous = memory(family, 2 << kernel_bits, sets * width, asynchronous=True)
-    latency = stage.entries * stage.list_rows + 10 + lanes + 7
+    latency = stage.entries * stage.list_rows + 9 + lanes + 6
     under_way = -(-(latency + stage.kernels) // stage.interval)
     results, counters = _result_fifo(family, target, under_way * stage.kernels, sets * width)
     padded, pairs = windows.padded[0] + windows.padded[1], lanes * (sets // 2)

@@ -25,7 +25,9 @@ def test_eliminates_as_a_schur_complement():
     free = [node for node in range(count) if node not in kept]
     whole = laplacian(count, ends)
     inner = whole[np.ix_(free, free)] + 1e-3 * np.eye(len(free))
-    expected = -(whole[np.ix_(kept, kept)] - whole[np.ix_(kept, free)] @ np.linalg.solve(inner, whole[np.ix_(free, kept)]))
+    expected = -(
+        whole[np.ix_(kept, kept)] - whole[np.ix_(kept, free)] @ np.linalg.solve(inner, whole[np.ix_(free, kept)])
+    )
     np.fill_diagonal(expected, 0)
     np.testing.assert_allclose(eliminated(count, ends, kept), expected, rtol=1e-2, atol=1e-3)
 

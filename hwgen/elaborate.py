@@ -43,7 +43,7 @@ def accelerator(plan: Plan, packed: PackedNetwork) -> Pipeline:
         (f"stage_{index}_{_identifier(stage.name)}_{_identifier(stage.kind)}", network.component(stage))
         for index, stage in enumerate(plan.stages)
     ]
-    return Pipeline(components)
+    return Pipeline(components, own_resets=True)
 
 
 def stage_component(plan: Plan, packed: PackedNetwork, stage: Stage):
@@ -178,6 +178,7 @@ class _Elaborator:
             kernels=stage.kernels,
             accumulator=signed(stage.accumulator_bits),
             offset=self.target.pair_offset,
+            parts=stage.parts,
         )
 
     def _scatter(self, stage: stages.Scatter) -> ScatterEngine:

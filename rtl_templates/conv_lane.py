@@ -1,7 +1,8 @@
-"""One kernel offset of a ListConv: the lists that it meets, its products and its accumulators."""
+"""One or a few kernel offsets of a ListConv: the lists that they meet, their products and their accumulators."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Module, Shape, Signal, Value, unsigned
@@ -15,9 +16,6 @@ from rtl_templates.result_fifo import ram_style
 from rtl_templates.target import target
 from rtl_templates.weight_memory import WEIGHT_BITS
 
-# Strobes start at 0 after a reset; whatever else passes by may be anything until they come.
-_STROBES = ("write", "add", "drain", "drain_live")
-
 
 @dataclass(frozen=True)
 class LaneShape:
@@ -28,8 +26,9 @@ class LaneShape:
         channels: indices are below it.
         entries: of a list.
         weight_rows: rows of the augmented weight tensor for each channel.
-        depth: lists that a lane's FIFO holds, a power of two.
-        kernel_rows, kernel_columns: extent of the kernel, in lanes.
+        depth: lists that a lane's FIFO holds for each kernel offset, a power of two.
+        parts: kernel offsets that a lane serves, one after the other.
+        kernel_rows, kernel_columns: extent of the kernel.
         sets, kernels: complementary sets, and kernels of each.
         accumulator: shape of an accumulator.
         offset: of ProductPair, or None for a multiplier for each product.
@@ -40,6 +39,7 @@ class LaneShape:
     entries: int
     weight_rows: int
     depth: int
+    parts: int
     kernel_rows: int
     kernel_columns: int
     sets: int
@@ -49,8 +49,8 @@ class LaneShape:
 
     @property
     def steps(self) -> int:
-        """Cycles that a list takes."""
-        return self.entries * self.weight_rows
+        """Cycles that a position takes: a list for each part."""
+        return self.entries * self.weight_rows * self.parts
 
     @property
     def row_entries(self) -> int:
@@ -75,6 +75,10 @@ class LaneShape:
         return (self.depth - 1).bit_length()
 
     @property
+    def part_bits(self) -> int:
+        return (self.parts - 1).bit_length()
+
+    @property
     def weight_row_bits(self) -> int:
         return (self.weight_rows - 1).bit_length()
 
@@ -88,8 +92,8 @@ class LaneShape:
 
     @property
     def weight_address_bits(self) -> int:
-        """Of the lane's own part of a weight memory: the index, above it the weight row."""
-        return self.entry["index"].width + self.weight_row_bits
+        """Of what a lane has in a weight memory: the index, above it the weight row, above it the part."""
+        return self.entry["index"].width + self.weight_row_bits + self.part_bits
 
     @property
     def sums(self) -> data.ArrayLayout:
@@ -99,25 +103,29 @@ class LaneShape:
     def control(self) -> wiring.Signature:
         """What passes from lane to lane; every member in the cycle in which the lane uses it.
 
-        write, write_last, write_phase, write_row: a FIFO row, whether it is the list's last, its number in the list.
+        clear: comes after a reset, before anything else: a lane has no other.
+        write, write_part: a FIFO row comes, and for which part: a list comes once for each.
+        write_last, write_phase, write_row: whether the row is the list's last, its number in the list, its content.
         write_rows, write_columns: whether lanes of each kernel row and each kernel column need the pixel.
-        read_address: FIFO row of a step: slot, below it the phase.
+        read_address: FIFO row of a step: the part, below it the slot, below it the phase.
         entry: of the row, `ConvLane.SELECT` cycles later.
-        weight_row: of the column, `ConvLane.SELECT` + 1 cycles later.
+        weight_row: of the column, above it the part, `ConvLane.SELECT` + 1 cycles later.
         add, add_bank: products go to the accumulators of a bank, `ConvLane.ADD` cycles later.
         drain, drain_live, drain_address: one accumulator of each set leaves: bank, below it the kernel.
         """
         return wiring.Signature(
             {
+                "clear": Out(1),
                 "write": Out(1),
+                "write_part": Out(unsigned(self.part_bits)),
                 "write_last": Out(1),
                 "write_phase": Out(unsigned(self.phase_bits)),
                 "write_row": Out(unsigned(self.row_bits)),
                 "write_rows": Out(unsigned(self.kernel_rows)),
                 "write_columns": Out(unsigned(self.kernel_columns)),
-                "read_address": Out(unsigned(self.slot_bits + self.phase_bits)),
+                "read_address": Out(unsigned(self.part_bits + self.slot_bits + self.phase_bits)),
                 "entry": Out(unsigned(self.row_entries - 1)),
-                "weight_row": Out(unsigned(self.weight_row_bits)),
+                "weight_row": Out(unsigned(self.part_bits + self.weight_row_bits)),
                 "add": Out(1),
                 "add_bank": Out(1),
                 "drain": Out(1),
@@ -128,7 +136,7 @@ class LaneShape:
 
 
 class ConvLane(wiring.Component):
-    """FIFO of lists, products with the weights of one kernel offset, and accumulators.
+    """FIFO of lists, products with the weights of its kernel offsets, and accumulators.
 
         write --> FIFO --> entry --index--> weight memory (outside)
                              |                    |
@@ -141,7 +149,7 @@ class ConvLane(wiring.Component):
 
     Arguments:
         lane: what all lanes have in common.
-        kernel_row, kernel_column: the lane's place in the kernel.
+        offsets: row and column in the kernel of each part; the parts that are missing add nothing.
         late: drains a cycle later, in step with the next lane.
 
     Members:
@@ -156,8 +164,8 @@ class ConvLane(wiring.Component):
     SELECT = 2
     ADD = 5 + ProductPair.LATENCY
 
-    def __init__(self, lane: LaneShape, kernel_row: int, kernel_column: int, *, late: bool = False):
-        self.lane, self.kernel_row, self.kernel_column, self.late = lane, kernel_row, kernel_column, late
+    def __init__(self, lane: LaneShape, offsets: Sequence[tuple[int, int]], *, late: bool = False):
+        self.lane, self.offsets, self.late = lane, offsets, late
         slot = WEIGHT_BITS + lane.kernel_bits
         super().__init__(
             {
@@ -173,7 +181,7 @@ class ConvLane(wiring.Component):
         m = Module()
         lane, control = self.lane, self.control
         for name, member in lane.control.members.items():
-            register = Signal(member.shape, name=f"next_{name}", reset_less=name not in _STROBES)
+            register = Signal(member.shape, name=f"next_{name}", reset_less=True)
             m.d.sync += register.eq(getattr(control, name))
             m.d.comb += getattr(self.next_control, name).eq(register)
 
@@ -204,7 +212,7 @@ class ConvLane(wiring.Component):
     def _entry(self, m: Module, platform) -> data.View:
         """The lists that this lane meets, entry by entry; 3 cycles from the address."""
         lane, control = self.lane, self.control
-        depth = 1 << (lane.slot_bits + lane.phase_bits)
+        depth = 1 << (lane.part_bits + lane.slot_bits + lane.phase_bits)
         # A list is complete before it is read.
         style = ram_style(depth, platform)
         if style == "block" and target(platform).ultra_ram:
@@ -213,21 +221,25 @@ class ConvLane(wiring.Component):
         fifo = Memory(shape=unsigned(lane.row_bits), depth=depth, init=[], attrs=attributes)
         m.submodules.fifo = fifo
         write, read = fifo.write_port(), fifo.read_port()
-        slot = Signal(lane.slot_bits)
+        slots = [Signal(lane.slot_bits, name=f"slot_{part}", reset_less=True) for part in range(len(self.offsets))]
+        needed, slot = Signal(), Signal(lane.slot_bits)
         m.d.comb += [
-            write.en.eq(
-                control.write & control.write_rows[self.kernel_row] & control.write_columns[self.kernel_column]
-            ),
-            write.addr.eq(Cat(control.write_phase, slot)),
+            write.en.eq(control.write & needed),
+            write.addr.eq(Cat(control.write_phase, slot, control.write_part)),
             write.data.eq(control.write_row),
             read.en.eq(1),
             read.addr.eq(control.read_address),
         ]
-        with m.If(write.en & control.write_last):
-            m.d.sync += slot.eq(slot + 1)
-        row = Signal(data.ArrayLayout(lane.entry, lane.row_entries), reset_less=True)
+        for part, (row, column) in enumerate(self.offsets):
+            with m.If(control.write_part == part):
+                m.d.comb += [needed.eq(control.write_rows[row] & control.write_columns[column]), slot.eq(slots[part])]
+                with m.If(write.en & control.write_last):
+                    m.d.sync += slots[part].eq(slots[part] + 1)
+        with m.If(control.clear):
+            m.d.sync += [slot.eq(0) for slot in slots]
+        entries = Signal(data.ArrayLayout(lane.entry, lane.row_entries), reset_less=True)
         entry = Signal(lane.entry, reset_less=True)
-        m.d.sync += [row.eq(read.data), entry.eq(row[control.entry] if lane.row_entries > 1 else row[0])]
+        m.d.sync += [entries.eq(read.data), entry.eq(entries[control.entry] if lane.row_entries > 1 else entries[0])]
         return entry
 
     def _products(self, m: Module, value: Value, weights: list[Value]) -> list[Value]:

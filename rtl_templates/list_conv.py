@@ -1,4 +1,4 @@
-"""A convolution of winner lists, one lane for each kernel offset: sparse weights meet sparse activations.
+"""A convolution of winner lists, a lane for each kernel offset or for a few of them: sparse weights meet sparse activations.
 
 Complementary Sparsity (arXiv 2112.13896), figure 8, unrolled over the kernel: the window's pixels are served at once, and
 no pixel is buffered that no later window needs.
@@ -29,32 +29,34 @@ _BLOCK_ROWS = 512
 
 
 class ListConv(wiring.Component):
-    """Conv2d of lists: a chain of ConvLanes, one for each kernel offset.
+    """Conv2d of lists: a chain of ConvLanes, one for each kernel offset, or for each few.
 
         x -> writer --> lane --> lane --> ... --> lane --> minus previous sums --> ResultFifo -> y
              starts --'
 
-    A lane meets exactly one pixel of every window, and does so in raster order: its FIFO takes the pixels that are
-    its own, as they pass, and gives one to each output position. Pixels of the padding are lists of zeros. A position
+    A kernel offset meets exactly one pixel of every window, and does so in raster order: its lane's FIFO takes the pixels
+    that are its own, as they pass, and gives one to each output position. A lane with several offsets takes what passes
+    for one after the other, and serves them one after the other. Pixels of the padding are lists of zeros. A position
     starts when the last lane has its list and there is room for its result; then nothing stalls. All that the lanes
     do follows from a few signals that pass from lane to lane, a cycle each, so each lane does everything one cycle
     later than the one before, and results grow along the chain in step with it.
 
     Accumulators are never cleared. They have two banks: one drains while the other fills, and what the same bank
-    drained before is subtracted behind the chain, exact modulo 2^width. After a reset both banks drain once without
-    a result.
+    drained before is subtracted behind the chain, exact modulo 2^width. A reset passes along the chain as
+    all else does; behind it both banks drain once without a result.
 
     Arguments:
         shape: of an activation, 8 bits.
         entries: of a list.
         windows: the convolution.
-        weights: int (lanes, weight rows, channels, sets), in [-127, 127]; lanes are kernel offsets, row by row.
+        weights: int (kernel offsets, weight rows, channels, sets), in [-127, 127]; the offsets row by row.
         kernel_ids: int, same shape, below `kernels`.
         kernels: of a set.
         accumulator: shape; wide enough for every result (the packer proves it).
         depth: lists that a lane's FIFO holds, a power of two; None for a full block RAM, and for more where they are
             needed to keep up with a producer that delivers a word's pixels evenly.
         offset: of ProductPair, or None for a multiplier for each product.
+        parts: kernel offsets of a lane.
 
     Members:
         x: stream of whole lists, pixel by pixel; the payload is an array of `entries` entries.
@@ -77,14 +79,15 @@ class ListConv(wiring.Component):
         accumulator: Shape,
         depth: int | None = None,
         offset: int | None = 10,
+        parts: int = 1,
     ):
-        for name, value in (("entries", entries), ("kernels", kernels)):
+        for name, value in (("entries", entries), ("kernels", kernels), ("parts", parts)):
             if value < 1:
                 raise ValueError(f"{name} must be positive, not {value!r}")
-        lanes = windows.kernel[0] * windows.kernel[1]
-        if weights.ndim != 4 or weights.shape != kernel_ids.shape or len(weights) != lanes or not weights.size:
+        offsets = windows.kernel[0] * windows.kernel[1]
+        if weights.ndim != 4 or weights.shape != kernel_ids.shape or len(weights) != offsets or not weights.size:
             raise ValueError(
-                f"weights and kernel IDs must be ({lanes}, weight rows, channels, sets), "
+                f"weights and kernel IDs must be ({offsets}, weight rows, channels, sets), "
                 f"not {weights.shape!r} and {kernel_ids.shape!r}"
             )
         if not 0 <= kernel_ids.min() <= kernel_ids.max() < kernels:
@@ -93,11 +96,13 @@ class ListConv(wiring.Component):
             raise ValueError("weights must be in [-127, 127]")
         _, weight_rows, channels, sets = weights.shape
         self.windows, self.weights, self.kernel_ids = windows, weights, kernel_ids
-        self.interval = max(entries * weight_rows, kernels)
-        self._writes = -(-entries // min(2, entries))
+        self.lanes = -(-offsets // parts)
+        self.interval = max(entries * weight_rows * parts, kernels)
+        rows = -(-entries // min(2, entries))
+        self._writes = rows * parts
         if depth is None:
             depth = windows.full_speed_depth(self.interval, self.cycles)
-            slot_rows = 1 << (self._writes - 1).bit_length()
+            slot_rows = 1 << ((rows - 1).bit_length() + (parts - 1).bit_length())
             if depth * slot_rows > ECP5.distributed_depth:
                 depth = max(depth, _BLOCK_ROWS // slot_rows)
         if depth & (depth - 1) or depth < windows.least_depth():
@@ -108,6 +113,7 @@ class ListConv(wiring.Component):
             entries=entries,
             weight_rows=weight_rows,
             depth=depth,
+            parts=parts,
             kernel_rows=windows.kernel[0],
             kernel_columns=windows.kernel[1],
             sets=sets,
@@ -131,7 +137,7 @@ class ListConv(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from the last list of a window to its first beat, while nothing waits and nothing is padded."""
-        return self.lane.steps + ConvLane.ADD + len(self.weights) + 6
+        return self.lane.steps + ConvLane.ADD + self.lanes + 6
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -169,9 +175,10 @@ class ListConv(wiring.Component):
         stride = target(platform).adder_operands - 1
         lanes: list[ConvLane] = []
         sums: list[Value] = [C(0, lane.accumulator)] * lane.sets
-        for number in range(len(self.weights)):
-            late = (number + 1) % stride != 0 and number + 1 < len(self.weights)
-            place = ConvLane(lane, *divmod(number, lane.kernel_columns), late=late)
+        for number in range(self.lanes):
+            late = (number + 1) % stride != 0 and number + 1 < self.lanes
+            offsets = range(number * lane.parts, min((number + 1) * lane.parts, len(self.weights)))
+            place = ConvLane(lane, [divmod(offset, lane.kernel_columns) for offset in offsets], late=late)
             m.submodules[f"lane_{number}"] = place
             m.d.comb += [getattr(place.control, name).eq(value) for name, value in control.items()]
             control = {name: getattr(place.next_control, name) for name in control}
@@ -184,7 +191,11 @@ class ListConv(wiring.Component):
         together = self._lanes_a_memory(target(platform))
         for number in range(0, len(lanes), together):
             self._connect_weights(m, number, lanes[number : number + together], target(platform))
-        self._finish(m, control, sums, results)
+        cleared = Signal()
+        with m.If(control["clear"]):
+            m.d.sync += cleared.eq(1)
+        m.d.comb += starts.cleared.eq(cleared)
+        self._finish(m, control, sums, results, cleared)
         return m
 
     def _chained(self, m: Module, name: str, before: Value, drained: Sequence[Value]) -> Value:
@@ -216,10 +227,14 @@ class ListConv(wiring.Component):
     def _connect_weights(self, m: Module, number: int, lanes: Sequence[ConvLane], family: Target) -> None:
         """A memory for these lanes, each of which has a port."""
         lane = self.lane
-        extent = (len(lanes), 1 << lane.weight_row_bits, 1 << lane.entry["index"].width, lane.sets)
+        extent = (
+            len(lanes), 1 << lane.part_bits, 1 << lane.weight_row_bits, 1 << lane.entry["index"].width, lane.sets
+        )  # fmt: skip
         weights, kernel_ids = np.zeros(extent, np.int64), np.zeros(extent, np.int64)
         for table, source in ((weights, self.weights), (kernel_ids, self.kernel_ids)):
-            table[:, : lane.weight_rows, : lane.channels] = source[number : number + len(lanes)]
+            for place, of_lane in enumerate(table):
+                own = source[(number + place) * lane.parts :][: lane.parts]
+                of_lane[: len(own), : lane.weight_rows, : lane.channels] = own
         memory = weight_memory(weights.reshape(-1, lane.sets), kernel_ids.reshape(-1, lane.sets), lane.kernel_bits)
         if memory.depth > family.table_depth:
             # Yosys would make the last of an odd number of lanes from LUTs: hundreds of them.
@@ -233,7 +248,9 @@ class ListConv(wiring.Component):
                 place.weights.eq(port.data),
             ]
 
-    def _finish(self, m: Module, control: dict[str, Value], sums: Sequence[Value], results: ResultFifo) -> None:
+    def _finish(
+        self, m: Module, control: dict[str, Value], sums: Sequence[Value], results: ResultFifo, cleared: Value
+    ) -> None:
         """What the chain drained, less what it drained from the same accumulators before."""
         lane = self.lane
         # Sums leave a lane with its control.
@@ -247,7 +264,8 @@ class ListConv(wiring.Component):
             write.en.eq(control["drain"]),
             write.data.eq(Cat(sums)),
         ]
-        m.d.sync += results.write.eq(control["drain_live"])
+        # What lanes drain until then began before the reset.
+        m.d.sync += results.write.eq(control["drain_live"] & cleared)
         for index in range(lane.sets):
             difference = Signal(lane.accumulator, name=f"difference_{index}", reset_less=True)
             m.d.sync += difference.eq(sums[index] - read.data[index])
@@ -267,10 +285,10 @@ class ListWriter(wiring.Component):
         arrived: strobe: the list of a position that comes last; the position may start.
         write and the like: see LaneShape.control.
 
-    Latency: 1 cycle. Initiation interval: `lane.list_rows` cycles a list, of the padding as well.
+    Latency: 1 cycle. Initiation interval: `lane.list_rows` cycles a list and part, of the padding as well.
     """
 
-    control = ("write", "write_last", "write_phase", "write_row", "write_rows", "write_columns")
+    control = ("clear", "write", "write_part", "write_last", "write_phase", "write_row", "write_rows", "write_columns")
 
     def __init__(self, windows: Windows, lane: LaneShape):
         self._windows, self._lane = windows, lane
@@ -287,6 +305,10 @@ class ListWriter(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         lane = self._lane
+        # While the reset lasts.
+        uncleared = Signal(init=1)
+        m.d.sync += uncleared.eq(0)
+        m.d.comb += self.clear.eq(uncleared)
         accept, free = Signal(), Signal(init=1)
         rows, columns, inside = self._pixel(m, accept)
 
@@ -303,23 +325,30 @@ class ListWriter(wiring.Component):
         ]
         m.d.sync += held.eq(held + (accept & first) - self.released)
 
-        parts = Signal(lane.list_rows * lane.row_bits, reset_less=True)
+        rows_to_come = Signal(lane.list_rows * lane.row_bits, reset_less=True)
+        writes = lane.list_rows * lane.parts
+        written, last_row = Signal(range(writes)), Signal()
+        m.d.comb += last_row.eq(self.write_phase == lane.list_rows - 1)
         with m.If(free):
             m.d.sync += [
-                parts.eq(Mux(inside, self.x.payload.as_value(), 0)),
+                rows_to_come.eq(Mux(inside, self.x.payload.as_value(), 0)),
                 self.write_rows.eq(rows),
                 self.write_columns.eq(columns),
                 self.write.eq(accept),
                 self.write_phase.eq(0),
-                free.eq(~accept | (lane.list_rows == 1)),
+                self.write_part.eq(0),
+                written.eq(0),
+                free.eq(~accept | (writes == 1)),
             ]
         with m.Else():
             m.d.sync += [
-                parts.eq(parts >> lane.row_bits),
-                self.write_phase.eq(self.write_phase + 1),
-                free.eq(self.write_phase == lane.list_rows - 2),
+                rows_to_come.eq(rows_to_come.rotate_right(lane.row_bits)),
+                self.write_phase.eq(Mux(last_row, 0, self.write_phase + 1)),
+                self.write_part.eq(self.write_part + last_row),
+                written.eq(written + 1),
+                free.eq(written == writes - 2),
             ]
-        m.d.comb += [self.write_row.eq(parts[: lane.row_bits]), self.write_last.eq(free)]
+        m.d.comb += [self.write_row.eq(rows_to_come[: lane.row_bits]), self.write_last.eq(last_row)]
         return m
 
     def _pixel(self, m: Module, advance: Value) -> tuple[Value, Value, Value]:
@@ -361,6 +390,7 @@ class LaneControl(wiring.Component):
 
     Members:
         arrived: strobe: one position more may start.
+        cleared: all lanes have been told of the reset; nothing starts before.
         room, reserve: of a ResultFifo whose burst is a position's result.
         released: strobe: a position has read its lists.
         read_address and the like: see LaneShape.control.
@@ -376,6 +406,7 @@ class LaneControl(wiring.Component):
         super().__init__(
             {
                 "arrived": In(1),
+                "cleared": In(1),
                 "room": In(1),
                 "reserve": Out(1),
                 "released": Out(1),
@@ -394,7 +425,7 @@ class LaneControl(wiring.Component):
         bank = Signal()
         m.d.comb += [
             live.eq(unknown_banks == 0),
-            begin.eq((pace == 0) & (~live | ((waiting != 0) & self.room))),
+            begin.eq((pace == 0) & self.cleared & (~live | ((waiting != 0) & self.room))),
             run.eq(begin | (pace != 0)),
             step.eq(run & live & (pace < lane.steps)),
             last_step.eq(run & (pace == lane.steps - 1)),
@@ -411,18 +442,21 @@ class LaneControl(wiring.Component):
                     m.d.sync += unknown_banks.eq(unknown_banks - 1)
 
         entry, weight_row, slot = Signal(range(lane.entries)), Signal(lane.weight_row_bits), Signal(lane.slot_bits)
+        part = Signal(lane.part_bits)
         with m.If(step):
             m.d.sync += weight_row.eq(weight_row + 1)
             with m.If(weight_row == lane.weight_rows - 1):
-                m.d.sync += [weight_row.eq(0), entry.eq(Mux(entry == lane.entries - 1, 0, entry + 1))]
+                m.d.sync += [weight_row.eq(0), entry.eq(entry + 1)]
+                with m.If(entry == lane.entries - 1):
+                    m.d.sync += [entry.eq(0), part.eq(Mux(part == lane.parts - 1, 0, part + 1))]
         with m.If(self.released):
             m.d.sync += slot.eq(slot + 1)
         phase, place = (entry[1:], entry[0]) if lane.entries > 1 else (C(0, 0), C(0, 0))
         select, add = ConvLane.SELECT, ConvLane.ADD
         m.d.comb += [
-            self.read_address.eq(delayed(m, Cat(phase, slot), 1, "read_address")),
+            self.read_address.eq(delayed(m, Cat(phase, slot, part), 1, "read_address")),
             self.entry.eq(delayed(m, place, 1 + select, "entry")),
-            self.weight_row.eq(delayed(m, weight_row, 2 + select, "weight_row")),
+            self.weight_row.eq(delayed(m, Cat(weight_row, part), 2 + select, "weight_row")),
             self.add.eq(delayed(m, step, 1 + add, "add")),
             self.add_bank.eq(delayed(m, bank, 1 + add, "add_bank")),
         ]

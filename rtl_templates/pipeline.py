@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from amaranth.hdl import Module
+from amaranth.hdl import C, ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Signal, Value
 from amaranth.lib import wiring
 
 
@@ -14,6 +14,9 @@ class Pipeline(wiring.Component):
 
     Arguments:
         components: (name, component) in the order in which data passes them; each has `x` and `y`, names are unique.
+        own_resets: each component's reset comes from a register of its own, since one that reaches all of a large chip
+            in a cycle would be the slowest path of it. A component is released a cycle after the one behind it, so that
+            nothing is given to who is not yet there; until all are, about three cycles a component, `x` waits.
 
     Members:
         x: of the first component.
@@ -23,7 +26,7 @@ class Pipeline(wiring.Component):
     what those before and behind it do at other times.
     """
 
-    def __init__(self, components: Sequence[tuple[str, wiring.Component]]):
+    def __init__(self, components: Sequence[tuple[str, wiring.Component]], *, own_resets: bool = False):
         if not components:
             raise ValueError("components must not be empty")
         seen: set[str] = set()
@@ -37,16 +40,42 @@ class Pipeline(wiring.Component):
             # A name for the culprit; wiring.connect would only say that some widths differ.
             if upstream.signature.members["y"].flip() != downstream.signature.members["x"]:
                 raise ValueError(f"component {taker!r} does not take what component {giver!r} gives")
-        self.components = list(components)
+        self.components, self.own_resets = list(components), own_resets
         first, last = components[0][1], components[-1][1]
         super().__init__({"x": first.signature.members["x"], "y": last.signature.members["y"]})
 
     def elaborate(self, platform):
         m = Module()
-        upstream = wiring.flipped(self.x)
         for name, component in self.components:
-            m.submodules[name] = component
-            wiring.connect(m, upstream, component.x)
-            upstream = component.y
-        wiring.connect(m, upstream, wiring.flipped(self.y))
+            m.submodules[name] = DomainRenamer(name)(component) if self.own_resets else component
+        for (_, upstream), (_, downstream) in pairwise(self.components):
+            wiring.connect(m, upstream.y, downstream.x)
+        first, last = self.components[0][1], self.components[-1][1]
+        busy = self._resets(m) if self.own_resets else C(0)
+        m.d.comb += [
+            first.x.payload.eq(self.x.payload),
+            first.x.valid.eq(self.x.valid & ~busy),
+            self.x.ready.eq(first.x.ready & ~busy),
+            self.y.payload.eq(last.y.payload),
+            self.y.valid.eq(last.y.valid & ~busy),
+            last.y.ready.eq(self.y.ready),
+        ]
         return m
+
+    def _resets(self, m: Module) -> Value:
+        """Makes the components' clock domains; says while any of them is in reset."""
+        # So long that all are in reset at once before the last one, which comes first, is released.
+        longest = 2 * len(self.components)
+        held = Signal(range(longest + 1), init=longest)
+        resetting = Signal()
+        m.d.comb += resetting.eq(held != 0)
+        with m.If(resetting):
+            m.d.sync += held.eq(held - 1)
+        before: Value = resetting
+        for name, _ in reversed(self.components):
+            reset = Signal(name=f"reset_of_{name}", init=1, reset_less=True)
+            m.d.sync += reset.eq(before)
+            m.domains += ClockDomain(name, local=True)
+            m.d.comb += [ClockSignal(name).eq(ClockSignal()), ResetSignal(name).eq(reset)]
+            before = reset
+        return resetting | before

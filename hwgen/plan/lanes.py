@@ -22,30 +22,44 @@ def serves(layer: object, stream: Stream) -> bool:
 
 
 def candidates(request: Request) -> Iterator[Lanes]:
-    """The chain that serves the layer, if it keeps to the limit: all sets at once, a lane for each kernel offset."""
+    """The shortest chain that serves the layer within the limit: all sets at once, in a lane as many kernel offsets as fit."""
     slots, stream = request.slots, request.stream
-    assert stream.entries is not None
+    entries = stream.entries
+    assert entries is not None
     window = window_of(request.layer, stream.map, request.result)
     sets, kernels, rows = slots.packing.sets, slots.packing.kernels, slots.rows_max
-    interval = max(stream.entries * rows, kernels)
-    cycles = max(window.positions * interval, windows_of(window).pixels * list_writes(stream.entries))
-    multipliers = window.area * sets
-    if cycles > request.limit or multipliers > request.most:
+    pixels = windows_of(window).pixels
+
+    def interval(parts: int) -> int:
+        return max(entries * rows * parts, kernels)
+
+    def cycles(parts: int) -> int:
+        return max(window.positions * interval(parts), pixels * list_writes(entries) * parts)
+
+    fitting = [parts for parts in range(1, window.area + 1) if cycles(parts) <= request.limit]
+    if not fitting:
+        return
+    lanes = -(-window.area // fitting[-1])
+    # No more of them in a lane than this number of lanes needs.
+    parts = -(-window.area // lanes)
+    multipliers = lanes * sets
+    if multipliers > request.most:
         return
     yield Lanes(
         name=request.layer.name,
-        cycles=cycles,
+        cycles=cycles(parts),
         multipliers=multipliers,
         products=useful_products(request, window),
         mode=request.mode,
         window=window,
         signed=stream.signed,
-        entries=stream.entries,
+        entries=entries,
         index_size=stream.index_size,
         sets=sets,
         kernels=kernels,
         list_rows=rows,
-        interval=interval,
+        interval=interval(parts),
+        parts=parts,
         accumulator_bits=max(2, signed_bits(request.result)),
         weight_bits=window.area * stream.index_size * rows * sets * (8 + (kernels - 1).bit_length()),
         layout=slots.drain_layout(sets),

@@ -224,19 +224,19 @@ def _unrolled(stage: stages.Unrolled, family: str, target: Target) -> Structure:
 
 
 def _lanes(stage: stages.Lanes, family: str, target: Target) -> Structure:
-    lanes, sets, width = stage.window.area, stage.sets, stage.accumulator_bits
-    kernel_bits = bits_for(stage.kernels)
+    lanes, sets, width = stage.lanes, stage.sets, stage.accumulator_bits
+    kernel_bits, part_bits = bits_for(stage.kernels), bits_for(stage.parts)
     index_bits, weight_row_bits = max(1, bits_for(stage.index_size)), bits_for(stage.list_rows)
     entry = index_bits + _VALUE_BITS
     row_bits = entry * min(2, stage.entries)
     writes = -(-stage.entries // min(2, stage.entries))
     window = stage.window
     windows = windows_of(window)
-    depth = _list_depth(windows, stage.interval, stage.cycles, writes)
-    fifo_rows = depth << bits_for(writes)
+    slot_bits = bits_for(writes) + part_bits
+    fifo_rows = _list_depth(windows, stage.interval, stage.cycles, slot_bits) << slot_bits
     fifos = memory(family, fifo_rows, row_bits, style=_style(fifo_rows, target)) * lanes
 
-    lane_rows = 1 << (index_bits + weight_row_bits)
+    lane_rows = 1 << (index_bits + weight_row_bits + part_bits)
     slots = sets * (_VALUE_BITS + kernel_bits)
     together = 1 if lane_rows <= target.table_depth else 2
     weights = Memory()
@@ -246,7 +246,7 @@ def _lanes(stage: stages.Lanes, family: str, target: Target) -> Structure:
         weights += memory(family, rows, slots, reads=ports, rom=True, style=style) * count
     banks = memory(family, 2 << kernel_bits, width, reads=2, asynchronous=True) * (lanes * sets)
     previous = memory(family, 2 << kernel_bits, sets * width, asynchronous=True)
-    latency = stage.entries * stage.list_rows + 9 + lanes + 6
+    latency = stage.entries * stage.list_rows * stage.parts + 9 + lanes + 6
     under_way = -(-(latency + stage.kernels) // stage.interval)
     results, counters = _result_fifo(family, target, under_way * stage.kernels, sets * width)
     padded, pairs = windows.padded[0] + windows.padded[1], lanes * (sets // 2)
@@ -267,10 +267,10 @@ def _lanes(stage: stages.Lanes, family: str, target: Target) -> Structure:
     return Structure("lanes", amounts, fifos + weights + banks + previous + results, lanes * -(-sets // 2))
 
 
-def _list_depth(windows: Windows, interval: int, cycles: int, writes: int) -> int:
+def _list_depth(windows: Windows, interval: int, cycles: int, slot_bits: int) -> int:
     """Lists of a lane's FIFO, as ListConv chooses it."""
     depth = windows.full_speed_depth(interval, cycles)
-    slot_rows = 1 << bits_for(writes)
+    slot_rows = 1 << slot_bits
     # Deep enough for either target, whichever it is written for.
     return max(depth, _BLOCK_ROWS // slot_rows) if depth * slot_rows > ECP5.distributed_depth else depth
 

@@ -161,7 +161,7 @@ class Unrolled(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class Lanes(Stage):
-    """A Conv2d layer behind winner lists as a chain of lanes, one for each kernel offset.
+    """A Conv2d layer behind winner lists as a chain of lanes, one for each kernel offset or for each few of them.
 
     Attributes:
         mode: "sparse-sparse".
@@ -171,6 +171,7 @@ class Lanes(Stage):
         index_size: indices (channels) are below it.
         sets, kernels: complementary sets, all served at once, and accumulators a set.
         list_rows: rows of the augmented weight tensor a column takes.
+        parts: kernel offsets of a lane.
         interval: cycles a position.
         accumulator_bits: two's complement.
         weight_bits: in weight memories, kernel IDs included.
@@ -190,6 +191,12 @@ class Lanes(Stage):
     accumulator_bits: int
     weight_bits: int
     layout: Layout
+    parts: int = 1
+
+    @property
+    def lanes(self) -> int:
+        """Of the chain."""
+        return -(-self.window.area // self.parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,7 +90,7 @@ async def latency(dut):
     bench = Bench(dut)
     await bench.reset()
     # The accumulators are known by then.
-    await bench.wait(2 * P["interval"] + 2)
+    await bench.wait(2 * P["interval"] + P["lanes"] + 4)
     bench.source.send(to_beats(stimulus(1)))
     await bench.receive(BEATS, 4 * P["cycles"] + 1000)
     # A list may wait for the padding before it to be written.

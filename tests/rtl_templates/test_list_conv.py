@@ -40,6 +40,19 @@ UNITS = {
         "map": (2, 3), "kernel": (2, 2), "entries": 2, "channels": 3, "sets": 2, "kernels": 2, "largest": True,
         "signed": False,
     },
+    "two offsets a lane": {
+        "map": (5, 6), "kernel": (3, 2), "entries": 4, "channels": 7, "sets": 3, "kernels": 4, "parts": 2,
+    },
+    "three offsets a lane, the last one with two": {
+        "map": (6, 5), "kernel": (4, 2), "entries": 3, "channels": 9, "sets": 2, "kernels": 5, "parts": 3,
+        "weight_rows": 2, "stride": (2, 1), "padding": (1, 1), "signed": False,
+    },
+    "all offsets in a lane": {
+        "map": (4, 4), "kernel": (2, 2), "entries": 1, "channels": 3, "sets": 1, "kernels": 2, "parts": 4,
+    },
+    "parts, least depth": {
+        "map": (5, 5), "kernel": (2, 3), "entries": 2, "channels": 3, "sets": 2, "kernels": 2, "depth": 8, "parts": 4,
+    },
     "least depth": {
         "map": (5, 5), "kernel": (2, 3), "entries": 2, "channels": 3, "sets": 2, "kernels": 2, "depth": 8,
     },
@@ -58,6 +71,7 @@ def component(unit):
         accumulator=signed(accumulator_bits(unit)),
         depth=unit.get("depth"),
         offset=unit.get("offset", 10),
+        parts=unit.get("parts", 1),
     )
 
 
@@ -79,6 +93,7 @@ def run(unit, test_case=None, target=None):
         parameters={
             "unit": unit,
             "interval": tested.interval,
+            "lanes": tested.lanes,
             "cycles": tested.cycles,
             "latency": tested.latency,
             "waits": any(windows_of(unit).padding),

@@ -7,12 +7,14 @@ connected through the logic between them:
 1. The netlist is a network of springs, one from each cell to each of its nets. Taking all cells but the blocks out of
    it (a Schur complement of its Laplacian) leaves springs between the blocks alone.
 2. Simulated annealing puts the blocks on sites so that the springs, times the distances they bridge, come to little.
+3. Where the other cells rest then tells how long each spring is. Made weaker by that, springs pull with the same force
+   at every length, as wires cost; so 1 and 2 are done again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,15 +22,17 @@ from numba import njit
 from numpy.typing import NDArray
 
 # Raised when the same netlist gets other places.
-VERSION = "1"
+VERSION = "2"
 
 # Clocks and resets reach everything and say nothing.
 _LARGEST_NET = 300
 # Fewer blocks find their places by themselves.
 _FEWEST_BLOCKS = 32
-_ITERATIONS, _TOLERANCE = 200, 1e-3
+_ITERATIONS, _TOLERANCE = 200, 5e-4
 # Of the annealing: several runs, since one may end in a tangle that costs a few percent.
-_RUNS, _MOVES_A_BLOCK = 3, 85_000
+_ROUNDS, _RUNS, _MOVES_A_BLOCK = 3, 2, 85_000
+# Tiles: what is shorter costs as much.
+_SHORTEST = 1.0
 _HOTTEST, _COLDEST = 60.0, 0.02
 
 
@@ -87,25 +91,66 @@ def floorplan(
     counts = {kind: sum(kinds[block] == kind for block in blocks) for kind in sites}
     if len(blocks) < _FEWEST_BLOCKS or any(count > len(sites[kind]) for kind, count in counts.items()):
         return {}
-    springs = _springs(list(cells.values()), blocks, lambda share: progress(share / 2))
     order = list(sites)
     kind_of = np.array([order.index(kinds[block]) for block in blocks])
     places = np.zeros((len(order), max(map(len, sites.values())), 2))
     for number, kind in enumerate(order):
         places[number, : len(sites[kind])] = [(site.x, site.y) for site in sites[kind]]
     available = np.array([len(sites[kind]) for kind in order])
-    results = []
-    for run in range(_RUNS):
-        results.append(arrange(springs, kind_of, places, available, _MOVES_A_BLOCK * len(blocks), seed * _RUNS + run))
-        progress((1 + (run + 1) / _RUNS) / 2)
-    _, chosen = min(results, key=lambda result: result[0])
+    network = _network(list(cells.values()))
+    strengths, rest = network.strengths, None
+    found: list[tuple[float, NDArray[np.int64]]] = []
+    pieces = 2 * _ROUNDS
+    for number in range(_ROUNDS):
+        done = 2 * number
+
+        def solving(share: float, done: int = done) -> None:
+            progress((done + share) / pieces)
+
+        springs, rest = eliminated(replace(network, strengths=strengths), blocks, rest, solving)
+        runs = [
+            arrange(springs, kind_of, places, available, _MOVES_A_BLOCK * len(blocks), seed * _RUNS + run)
+            for run in range(_RUNS)
+        ]
+        _, chosen = min(runs, key=lambda result: result[0])
+        lengths = network.lengths(blocks, places[kind_of, chosen], rest)
+        found.append((float((network.strengths * lengths).sum()), chosen))
+        strengths = network.strengths / np.maximum(lengths, _SHORTEST)
+        progress((done + 2) / pieces)
+    _, chosen = min(found, key=lambda result: result[0])
     return {names[block]: sites[kinds[block]][site] for block, site in zip(blocks, chosen.tolist(), strict=True)}
 
 
-def _springs(
-    cells: list[Mapping[str, Any]], blocks: list[int], progress: Callable[[float], None]
-) -> NDArray[np.float64]:
-    """How strongly each two blocks are connected, (blocks, blocks)."""
+@dataclass(frozen=True)
+class Network:
+    """Nodes and springs between them.
+
+    Attributes:
+        count: of nodes.
+        ends: (springs, 2), the nodes that a spring joins.
+        strengths: (springs,).
+    """
+
+    count: int
+    ends: NDArray[np.int64]
+    strengths: NDArray[np.float64]
+
+    def lengths(self, kept: list[int], at: NDArray[np.float64], rest: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Of the springs, in tiles, with the kept nodes `at` (kept, 2) and the others where they rest."""
+        place = np.zeros((self.count, 2))
+        place[_others(self.count, kept)] = rest @ at.astype(np.float32)
+        place[kept] = at
+        return np.abs(place[self.ends[:, 0]] - place[self.ends[:, 1]]).sum(axis=1)
+
+
+def _others(count: int, kept: list[int]) -> NDArray[np.bool_]:
+    others = np.ones(count, bool)
+    others[kept] = False
+    return others
+
+
+def _network(cells: list[Mapping[str, Any]]) -> Network:
+    """A node for each cell, in order, and behind them one for each net of more than two cells."""
     nets: dict[int, set[int]] = {}
     for place, cell in enumerate(cells):
         for bits in cell["connections"].values():
@@ -113,46 +158,52 @@ def _springs(
                 # Constants are strings.
                 if isinstance(bit, int):
                     nets.setdefault(bit, set()).add(place)
-    connected = [sorted(net) for net in nets.values() if 2 <= len(net) <= _LARGEST_NET]
-    ends = [(place, len(cells) + number) for number, net in enumerate(connected) for place in net]
-    return eliminated(len(cells) + len(connected), np.array(ends, dtype=np.int64).reshape(-1, 2), blocks, progress)
+    pairs = [sorted(net) for net in nets.values() if len(net) == 2]
+    stars = [sorted(net) for net in nets.values() if 2 < len(net) <= _LARGEST_NET]
+    ends = pairs + [[place, len(cells) + number] for number, net in enumerate(stars) for place in net]
+    strengths = np.ones(len(ends))
+    # Two in a row.
+    strengths[: len(pairs)] = 0.5
+    return Network(len(cells) + len(stars), np.array(ends, dtype=np.int64).reshape(-1, 2), strengths)
 
 
 def eliminated(
-    count: int,
-    ends: NDArray[np.int64],
+    network: Network,
     kept: list[int],
+    start: NDArray[np.float32] | None = None,
     progress: Callable[[float], None] = lambda share: None,
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """The springs that remain between some nodes of a network when the other nodes are left to themselves.
 
     Args:
-        count: of nodes.
-        ends: (springs, 2), the nodes that each spring of strength 1 joins.
+        network: nodes and springs.
         kept: the nodes that stay.
+        start: where the others rest in a network much like this one, which saves time.
         progress: is told the share that is done.
 
     Returns:
-        Strengths, (kept, kept), symmetric, with a diagonal of 0.
+        Strengths, (kept, kept), symmetric, with a diagonal of 0; and where each other node rests, as weights of the kept
+        nodes' places, (others, kept).
     """
     from scipy.sparse import coo_array, diags_array
 
-    half = coo_array((np.ones(len(ends), np.float32), (ends[:, 0], ends[:, 1])), shape=(count, count)).tocsr()
+    values, (first_end, second_end) = network.strengths.astype(np.float32), network.ends.T
+    half = coo_array((values, (first_end, second_end)), shape=(network.count, network.count)).tocsr()
     adjacency = half + half.T
-    free = np.ones(count, bool)
-    free[kept] = False
+    free = _others(network.count, kept)
     degrees = adjacency.sum(axis=1)
     # Parts without any spring to what is kept must not make the system singular.
-    inner = (diags_array(degrees[free] + np.float32(1e-3)) - adjacency[free][:, free]).tocsr().astype(np.float32)
+    inner = (diags_array(degrees[free] + np.float32(1e-4)) - adjacency[free][:, free]).tocsr().astype(np.float32)
     pulls = adjacency[free][:, kept].toarray().astype(np.float32)
     # Conjugate gradients for all columns at once: where the free nodes rest if one of those kept is at 1.
-    rest = np.zeros_like(pulls)
     scale = (1 / inner.diagonal())[:, None]
-    residual = pulls.copy()
+    least = _TOLERANCE**2 * (pulls * scale * pulls).sum(axis=0)
+    rest = np.zeros_like(pulls) if start is None else start.copy()
+    residual = pulls - inner @ rest
     direction = scale * residual
-    norm = first = (residual * direction).sum(axis=0)
+    norm = (residual * direction).sum(axis=0)
     for iteration in range(_ITERATIONS):
-        if (norm <= _TOLERANCE**2 * first).all():
+        if (norm <= least).all():
             break
         image = inner @ direction
         step = norm / np.maximum((direction * image).sum(axis=0), 1e-30)
@@ -165,7 +216,7 @@ def eliminated(
     strengths = (adjacency[kept][:, kept].toarray() + pulls.T @ rest).astype(np.float64)
     strengths = np.maximum((strengths + strengths.T) / 2, 0)
     np.fill_diagonal(strengths, 0)
-    return strengths
+    return strengths, rest
 
 
 def arrange(

@@ -4,18 +4,16 @@ import numpy as np
 import pytest
 
 from boards import floorplan as module
-from boards.floorplan import SITES, arrange, eliminated, floorplan
+from boards.floorplan import SITES, Network, arrange, eliminated, floorplan
 
 DRAW = np.random.default_rng(8)
 
 
-def laplacian(count: int, ends: np.ndarray) -> np.ndarray:
-    result = np.zeros((count, count))
-    for a, b in ends:
-        result[a, a] += 1
-        result[b, b] += 1
-        result[a, b] -= 1
-        result[b, a] -= 1
+def laplacian(network: Network) -> np.ndarray:
+    result = np.zeros((network.count, network.count))
+    for (a, b), strength in zip(network.ends, network.strengths, strict=True):
+        result[[a, b], [a, b]] += strength
+        result[[a, b], [b, a]] -= strength
     return result
 
 
@@ -23,19 +21,29 @@ def test_eliminates_as_a_schur_complement():
     count, kept = 60, [3, 17, 40, 41, 59]
     ends = np.array([pair for pair in DRAW.integers(0, count, (200, 2)) if pair[0] != pair[1]])
     free = [node for node in range(count) if node not in kept]
-    whole = laplacian(count, ends)
-    inner = whole[np.ix_(free, free)] + 1e-3 * np.eye(len(free))
+    network = Network(count, ends, DRAW.uniform(0.1, 2, len(ends)))
+    whole = laplacian(network)
+    inner = whole[np.ix_(free, free)] + 1e-4 * np.eye(len(free))
     expected = -(
         whole[np.ix_(kept, kept)] - whole[np.ix_(kept, free)] @ np.linalg.solve(inner, whole[np.ix_(free, kept)])
     )
     np.fill_diagonal(expected, 0)
-    np.testing.assert_allclose(eliminated(count, ends, kept), expected, rtol=1e-2, atol=1e-3)
+    springs, rest = eliminated(network, kept)
+    np.testing.assert_allclose(springs, expected, rtol=1e-2, atol=1e-3)
+    at = DRAW.uniform(0, 100, (len(kept), 2))
+    free_at = np.linalg.solve(inner, -whole[np.ix_(free, kept)] @ at)
+    np.testing.assert_allclose(rest @ at, free_at, atol=0.1)
+    place = np.zeros((count, 2))
+    place[kept], place[free] = at, free_at
+    lengths = np.abs(place[ends[:, 0]] - place[ends[:, 1]]).sum(axis=1)
+    np.testing.assert_allclose(network.lengths(kept, at, rest), lengths, atol=0.3)
 
 
 def test_springs_in_series_and_parts_without_any():
     # Two in a row have half the strength; node 3 is alone with 4.
     ends = np.array([[0, 1], [1, 2], [3, 4]])
-    np.testing.assert_allclose(eliminated(5, ends, [0, 2]), [[0, 0.5], [0.5, 0]], atol=1e-3)
+    springs, _ = eliminated(Network(5, ends, np.ones(3)), [0, 2])
+    np.testing.assert_allclose(springs, [[0, 0.5], [0.5, 0]], atol=1e-3)
 
 
 def test_a_chain_is_laid_out_in_a_row():

@@ -85,12 +85,16 @@ async def waits_while_nobody_takes(dut):
     assert decode(await bench.receive(len(wanted), 4 * P["cycles"] + 1000)) == wanted
 
 
+async def begin(bench: Bench) -> None:
+    """Resets, until all lanes know of it and their accumulators are known."""
+    await bench.reset()
+    await bench.wait(2 * P["interval"] + P["lanes"] + 4)
+
+
 @cocotb.test()
 async def latency(dut):
     bench = Bench(dut)
-    await bench.reset()
-    # The accumulators are known by then.
-    await bench.wait(2 * P["interval"] + P["lanes"] + 4)
+    await begin(bench)
     bench.source.send(to_beats(stimulus(1)))
     await bench.receive(BEATS, 4 * P["cycles"] + 1000)
     # A list may wait for the padding before it to be written.
@@ -105,7 +109,7 @@ async def a_word_in_its_cycles(dut):
     words = 6
     bench = Bench(dut)
     for even in (False, True):
-        await bench.reset()
+        await begin(bench)
         if even:
             due = pixel_cycles(words)
             for cycle in range(due[-1] + 1):

@@ -246,7 +246,7 @@ def _lanes(stage: stages.Lanes, family: str, target: Target) -> Structure:
         weights += memory(family, rows, slots, reads=ports, rom=True, style=style) * count
     banks = memory(family, 2 << kernel_bits, width, reads=2, asynchronous=True) * (lanes * sets)
     previous = memory(family, 2 << kernel_bits, sets * width, asynchronous=True)
-    latency = stage.entries * stage.list_rows * stage.parts + 9 + lanes + 6
+    latency = stage.entries * stage.list_rows * stage.parts + 9 + lanes + 7
     under_way = -(-(latency + stage.kernels) // stage.interval)
     results, counters = _result_fifo(family, target, under_way * stage.kernels, sets * width)
     padded, pairs = windows.padded[0] + windows.padded[1], lanes * (sets // 2)
@@ -259,7 +259,7 @@ def _lanes(stage: stages.Lanes, family: str, target: Target) -> Structure:
         "lanes": lanes,
         "entries": lanes * entry,
         "lists": stage.entries * entry,
-        "waiting": stage.entries * entry if any(window.padding) else 0,
+        "waiting": stage.entries * entry,
         "pixels": padded,
         "results": counters,
         "control": 1,

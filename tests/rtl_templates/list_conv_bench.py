@@ -95,7 +95,10 @@ async def begin(bench: Bench) -> None:
 async def latency(dut):
     bench = Bench(dut)
     await begin(bench)
-    bench.source.send(to_beats(stimulus(1)))
+    for beat in to_beats(stimulus(1)):
+        # No faster than they are written, so that none waits.
+        bench.source.send([beat])
+        await bench.wait(P["writes"])
     await bench.receive(BEATS, 4 * P["cycles"] + 1000)
     # A list may wait for the padding before it to be written.
     latency = bench.sink.cycles[0] - bench.source.cycles[P["last_pixel"]]

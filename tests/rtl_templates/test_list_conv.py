@@ -94,6 +94,7 @@ def run(unit, test_case=None, target=None):
             "unit": unit,
             "interval": tested.interval,
             "lanes": tested.lanes,
+            "writes": -(-unit["entries"] // 2) * unit.get("parts", 1),
             "cycles": tested.cycles,
             "latency": tested.latency,
             "waits": any(windows_of(unit).padding),

@@ -116,11 +116,13 @@ def build(component: wiring.Component, target: object = None) -> Path:
     Raises:
         ToolError: Verilator or the compiler is missing or failed.
     """
+    import cocotb_tools.config as cocotb
     from filelock import FileLock
 
     with tempfile.TemporaryDirectory(prefix="hwgen-bench-") as scratch:
         sources = write_verilog(component, Path(scratch), _TOP, target)
-        digest = hashlib.sha256()
+        # A build finds cocotb's libraries where they were: another environment's may be gone.
+        digest = hashlib.sha256(str(cocotb.libs_dir).encode())
         for source in (Path(__file__), *sources):
             digest.update(source.name.encode() + b"\0" + source.read_bytes())
         folder = cache() / digest.hexdigest()[:24]

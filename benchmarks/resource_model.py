@@ -69,7 +69,7 @@ class Check:
         network: its name.
         mode: of the plan.
         family: of FPGAs.
-        planned, synthesised: lut, dsp, block_ram.
+        planned, synthesised: lut, dsp, block_ram, ultra_ram.
         within: whether each is as near as it should be.
     """
 
@@ -230,9 +230,9 @@ def compare(name: str, packed: PackedNetwork, plan: Plan) -> Check:
     with tempfile.TemporaryDirectory(prefix="hwgen-resources-") as folder:
         bundle = write(plan, packed, Path(folder) / "bundle")
         found = counts(bundle.path / f"{bundle.manifest.top}.v", bundle.manifest.top, plan.family)
-    taken = asdict(total(plan.stages, plan.family))
+    taken = asdict(total(plan.stages, plan.family, ultra_ram=plan.ultra_ram))
     taken["lut"] = round(taken["lut"])
-    synthesised = {"lut": found.lut, "dsp": found.dsp, "block_ram": found.block_ram}
+    synthesised = {"lut": found.lut, "dsp": found.dsp, "block_ram": found.block_ram, "ultra_ram": found.ultra_ram}
     within = all(near(taken[what], synthesised[what]) for what in synthesised)
     return Check(name, plan.mode, plan.family, taken, synthesised, within)
 
@@ -248,7 +248,7 @@ def _print(found: Sequence[Check]) -> None:
         )
         for c in found
     ]
-    columns = ("network", "mode", "family", "LUT", "DSP", "block RAM", "near")
+    columns = ("network", "mode", "family", "LUT", "DSP", "block RAM", "UltraRAM", "near")
     terminal.print_table("Planned / synthesised", columns, rows, left=3)
 
 

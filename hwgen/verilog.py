@@ -7,6 +7,7 @@ neither elaboration nor compile time.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import tempfile
@@ -46,9 +47,7 @@ def write_verilog(component, directory: Path, name: str, target: object = None) 
     Raises:
         ToolError: pyosys is missing or Yosys failed.
     """
-    from amaranth.back import rtlil
-
-    text = rtlil.convert(component, name=name, platform=target, emit_src=False)
+    text = _rtlil(component, name, target)
     with tempfile.TemporaryDirectory(prefix="hwgen-yosys-") as scratch:
         source, verilog = Path(scratch) / "design.il", Path(scratch) / f"{name}.v"
         source.write_text(text)
@@ -62,6 +61,48 @@ def write_verilog(component, directory: Path, name: str, target: object = None) 
             written.append(directory / image.name)
             written[-1].write_text(image.read_text())
     return written
+
+
+def _rtlil(component, name: str, target: object) -> str:
+    """Amaranth's conversion, in half its time where there are tens of megabits of weights.
+
+    By itself it makes an object of every bit of a memory's contents, and Python looks through all of its objects for
+    garbage again and again. The text is the same.
+    """
+    from amaranth.back import rtlil
+
+    emitter = rtlil.ModuleEmitter
+    bit_by_bit, collects = emitter.emit_memory, gc.isenabled()
+    gc.disable()
+    try:
+        emitter.emit_memory = _emit_contents
+        return rtlil.convert(component, name=name, platform=target, emit_src=False)
+    finally:
+        emitter.emit_memory = bit_by_bit
+        if collects:
+            gc.enable()
+
+
+def _emit_contents(emitter, cell_index: int, cell) -> None:
+    """In the place of Amaranth's `ModuleEmitter.emit_memory`."""
+    from amaranth.hdl._nir import Value
+
+    mask = (1 << cell.width) - 1
+    # The last row is the highest part.
+    bits = "".join(f"{row & mask:0{cell.width}b}" for row in reversed(cell.init)) if cell.width else ""
+    ports = {
+        "ADDR": emitter.sigspec(),
+        "DATA": f"{len(bits)}'{bits}" if bits else emitter.sigspec(),
+        "EN": emitter.sigspec(Value.ones(cell.width)),
+    }
+    parameters = {
+        "MEMID": emitter.memories[cell_index].memid,
+        "ABITS": 0,
+        "WIDTH": cell.width,
+        "WORDS": cell.depth,
+        "PRIORITY": 0,
+    }
+    emitter.builder.cell("$meminit_v2", ports=ports, parameters=parameters, src_loc=cell.src_loc)
 
 
 def run_yosys(commands: list[str]) -> None:

@@ -87,7 +87,7 @@ class Budget:
 
     def needs(self, stages: Iterable[Stage]) -> Needs:
         """What stages take, as estimated."""
-        taken = total(stages, self.family)
+        taken = total(stages, self.family, ultra_ram=self.ultra_ram)
         return Needs(taken.dsp, ceil(taken.lut), taken.block_ram)
 
     def price(self, needs: Needs) -> float:

@@ -251,10 +251,8 @@ COEFFICIENTS: dict[str, dict[str, dict[str, float]]] = {
             "results": 0.651,
         },
         "unrolled": {
-            "adders": 1.604,
-            "narrow": 0.706,
-            "pool": 0.706,
-            "taps": 0.337,
+            "narrow": 1.202,
+            "pool": 1.202,
         },
     },
 }

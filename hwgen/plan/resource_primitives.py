@@ -17,6 +17,8 @@ FAMILIES = ("ecp5", "ultrascale+")
 # serve two ports that each do either.
 _BLOCK_ROWS = {1: 16384, 2: 8192, 4: 4096, 9: 2048, 18: 1024, 36: 512}
 _BYTE = 9
+# Rows of a block of UltraRAM, and bits of a row.
+_ULTRA_ROWS, _ULTRA_BITS = 4096, 72
 _BLOCK_COST = {"ecp5": 128.0, "ultrascale+": 129.0}
 _ROM_BIT_COST = {"ecp5": 1 / 16, "ultrascale+": 1 / 64}
 _JOIN_COST = 1 / 2
@@ -29,16 +31,18 @@ class Memory:
     Attributes:
         lut: of distributed memory and the multiplexers that join its parts, or of a read-only memory without structure.
         blocks: of block memory: of 18 kbit on the ECP5; of 36 kbit on UltraScale+, where half a block may be used.
+        ultra_ram: blocks of UltraRAM.
     """
 
     lut: float = 0.0
     blocks: float = 0.0
+    ultra_ram: int = 0
 
     def __add__(self, other: Memory) -> Memory:
-        return Memory(self.lut + other.lut, self.blocks + other.blocks)
+        return Memory(self.lut + other.lut, self.blocks + other.blocks, self.ultra_ram + other.ultra_ram)
 
     def __mul__(self, copies: int) -> Memory:
-        return Memory(self.lut * copies, self.blocks * copies)
+        return Memory(self.lut * copies, self.blocks * copies, self.ultra_ram * copies)
 
 
 def bits_for(number: int) -> int:
@@ -73,13 +77,15 @@ def memory(
         reads: read ports.
         asynchronous: they have no register.
         rom: nothing is written.
-        style: "auto", "distributed" or "block", as the attribute `ram_style`.
+        style: "auto", "distributed", "block" or "ultra", as the attribute `ram_style`.
         granule: bits that are written apart from others; 0 for whole rows.
     """
     if depth < 1 or width < 1:
         return Memory()
     if rom and depth == 1:
         return Memory()
+    if style == "ultra":
+        return Memory(ultra_ram=ceil(depth / _ULTRA_ROWS) * ceil(width / _ULTRA_BITS))
     distributed, cost_distributed = _distributed(family, depth, width, reads)
     if asynchronous or style == "distributed":
         return distributed

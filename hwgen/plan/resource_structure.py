@@ -210,9 +210,11 @@ def _unrolled(stage: stages.Unrolled, family: str, target: Target) -> Structure:
     width = stage.lanes * stage.accumulator_bits
     fifo, counters = _result_fifo(family, target, places, width)
     arriving = extent[0] * columns * stage.channels * _VALUE_BITS
+    # With three operands or two, a LUT6 makes a bit of a sum. On the ECP5 a chain of its own begins and ends with half a
+    # cell, and what is fitted is how much of it all remains.
+    adders = Memory(lut=stage.adder_bits) if family == "ultrascale+" else NO_MEMORY
     amounts = {
-        # On the ECP5 a chain of its own begins and ends with half a cell.
-        "adders": stage.adder_bits + (1.5 * stage.adders if family == "ecp5" else 0),
+        "adders": stage.adder_bits + 1.5 * stage.adders if family == "ecp5" else 0,
         "pool": outputs * adder(stage.accumulator_bits, family) if positions > 1 else 0,
         "narrow": outputs * stage.accumulator_bits if beats > 1 else 0,
         "arriving": arriving * (phases * (stage.pixels // columns) - 1),
@@ -220,7 +222,7 @@ def _unrolled(stage: stages.Unrolled, family: str, target: Target) -> Structure:
         "results": counters + width,
         "control": 1,
     }
-    return Structure("unrolled", amounts, ring + fifo)
+    return Structure("unrolled", amounts, ring + fifo + adders)
 
 
 def _lanes(stage: stages.Lanes, family: str, target: Target) -> Structure:
@@ -234,7 +236,8 @@ def _lanes(stage: stages.Lanes, family: str, target: Target) -> Structure:
     windows = windows_of(window)
     slot_bits = bits_for(writes) + part_bits
     fifo_rows = _list_depth(windows, stage.interval, stage.cycles, slot_bits) << slot_bits
-    fifos = memory(family, fifo_rows, row_bits, style=_style(fifo_rows, target)) * lanes
+    style = "ultra" if target.ultra_ram and _style(fifo_rows, target) == "block" else _style(fifo_rows, target)
+    fifos = memory(family, fifo_rows, row_bits, style=style) * lanes
 
     lane_rows = 1 << (index_bits + weight_row_bits + part_bits)
     slots = sets * (_VALUE_BITS + kernel_bits)

@@ -27,14 +27,20 @@ _BLOCK_BITS = {"ecp5": 18 << 10, "ultrascale+": 36 << 10}
 
 @dataclass(frozen=True)
 class Resources:
-    """Look-up tables, multiplier blocks, blocks of memory: of 18 kbit on the ECP5, of 36 kbit on UltraScale+."""
+    """Look-up tables, multiplier blocks, blocks of memory (18 kbit on the ECP5, 36 kbit on UltraScale+) and UltraRAM."""
 
     lut: float = 0
     dsp: int = 0
     block_ram: float = 0
+    ultra_ram: int = 0
 
     def __add__(self, other: Resources) -> Resources:
-        return Resources(self.lut + other.lut, self.dsp + other.dsp, self.block_ram + other.block_ram)
+        return Resources(
+            self.lut + other.lut,
+            self.dsp + other.dsp,
+            self.block_ram + other.block_ram,
+            self.ultra_ram + other.ultra_ram,
+        )
 
 
 def blocks(bits: int, family: str) -> int:
@@ -42,12 +48,16 @@ def blocks(bits: int, family: str) -> int:
     return bits // _BLOCK_BITS[_LIKE[family]]
 
 
-def total(plan: Iterable[Stage], family: str = "ecp5", written_for: str | None = None) -> Resources:
+def total(
+    plan: Iterable[Stage], family: str = "ecp5", written_for: str | None = None, *, ultra_ram: bool = False
+) -> Resources:
     """An estimate for all stages of a plan; arguments as of `resources`."""
-    return sum((resources(stage, family, written_for) for stage in plan), Resources())
+    return sum((resources(stage, family, written_for, ultra_ram=ultra_ram) for stage in plan), Resources())
 
 
-def resources(stage: Stage, family: str = "ecp5", written_for: str | None = None) -> Resources:
+def resources(
+    stage: Stage, family: str = "ecp5", written_for: str | None = None, *, ultra_ram: bool = False
+) -> Resources:
     """An estimate for one stage.
 
     Args:
@@ -55,12 +65,13 @@ def resources(stage: Stage, family: str = "ecp5", written_for: str | None = None
         family: of the FPGA, "ecp5" or "ultrascale+"; of others, "xilinx7" is taken for UltraScale+, "gowin" and "ice40"
             for ECP5.
         written_for: the plan's family, where the FPGA is of another.
+        ultra_ram: the plan's: whether buffers may go to UltraRAM.
     """
     fitted = _LIKE[family]
-    found = structure(stage, fitted, target_of(written_for or family))
+    found = structure(stage, fitted, target_of(written_for or family, ultra_ram))
     coefficients = COEFFICIENTS[fitted].get(found.kind)
     if coefficients is None:
         logic = sum(found.amounts.values())
     else:
         logic = sum(coefficients.get(name, 0.0) * amount for name, amount in found.amounts.items())
-    return Resources(found.memory.lut + logic, found.dsp, found.memory.blocks)
+    return Resources(found.memory.lut + logic, found.dsp, found.memory.blocks, found.memory.ultra_ram)

@@ -11,7 +11,7 @@ from amaranth.sim import Simulator
 from numpy.typing import NDArray
 
 from host import reference
-from hwgen.elaborate import accelerator
+from hwgen.elaborate import stage_component
 from hwgen.format.network import Conv2d, Input, IntegerNetwork
 from hwgen.format.packed import PackedNetwork
 from hwgen.format.shapes import input_tensor, output_of
@@ -113,7 +113,8 @@ def unit(case: Case) -> tuple[wiring.Component, Expected]:
         cycles.append([first + beat for beat in range(case.places)])
         begun.append(max(begun[-1] + case.steps + 11, cycles[-2][0] + case.places + 1))
     flat = [cycle - cycles[1][0] for word in cycles[1:] for cycle in word]
-    return accelerator(Plan(board=None, mode="auto", stages=(stage,), output=output), packed), Expected(
+    plan = Plan(board=None, mode="auto", stages=(stage,), output=output)
+    return stage_component(plan, packed, stage), Expected(
         name=f"{case.name}: {stage}",
         x=beats,
         y=to_beats(y.transpose(0, 2, 3, 1).reshape(-1, y.shape[1]).tolist(), stage.layout, bits, nothing=0),

@@ -304,10 +304,6 @@ def _assumptions(designs: Mapping[str, Sequence[Design]], clock_hz: float, share
         ("kind of figure", "an estimate: arithmetic on one copy's counts; nothing is placed or routed"),
         ("clock", f"{clock_hz / 1e6:g} MHz for every mode and chip, not derived from timing; 300 MHz at most"),
         ("cycles a word", "measured in simulation, " + ("every output bit-exact" if exact else "NOT ALL BIT-EXACT")),
-        (
-            "plans",
-            "of one planner; cycles so chosen that copies fill the chip, within 5% of its most words by the plans' estimates",
-        ),
         ("copies", f"whole ones, no part shared, until {share:.0%} of a resource is used; designs of a mode are mixed"),
         ("counts", "Yosys `synth_xilinx -family xcup` of a whole copy; registers are not absorbed into DSPs"),
         (

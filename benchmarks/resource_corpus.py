@@ -319,6 +319,7 @@ def _lanes(rng: np.random.Generator) -> tuple[Stage, Callable[[], Any]]:
         kernels=kernels,
         list_rows=rows,
         interval=interval,
+        parts=1,
         accumulator_bits=bits,
         weight_bits=0,
         layout=_layout(sets * kernels, sets),

@@ -98,27 +98,35 @@ def floorplan(
         places[number, : len(sites[kind])] = [(site.x, site.y) for site in sites[kind]]
     available = np.array([len(sites[kind]) for kind in order])
     network = _network(list(cells.values()))
+    chosen = _shortest(network, blocks, kind_of, places, available, seed, progress)
+    return {names[block]: sites[kinds[block]][site] for block, site in zip(blocks, chosen.tolist(), strict=True)}
+
+
+def _shortest(
+    network: Network,
+    blocks: list[int],
+    kinds: NDArray[np.int64],
+    places: NDArray[np.float64],
+    available: NDArray[np.int64],
+    seed: int,
+    progress: Callable[[float], None],
+) -> NDArray[np.int64]:
+    """Each block's site in the round whose springs are shortest; the arguments are those of `arrange`."""
     strengths, rest = network.strengths, None
     found: list[tuple[float, NDArray[np.int64]]] = []
-    pieces = 2 * _ROUNDS
     for number in range(_ROUNDS):
-        done = 2 * number
-
-        def solving(share: float, done: int = done) -> None:
-            progress((done + share) / pieces)
-
-        springs, rest = eliminated(replace(network, strengths=strengths), blocks, rest, solving)
+        springs, rest = eliminated(replace(network, strengths=strengths), blocks, rest)
+        progress((number + 0.5) / _ROUNDS)
         runs = [
-            arrange(springs, kind_of, places, available, _MOVES_A_BLOCK * len(blocks), seed * _RUNS + run)
+            arrange(springs, kinds, places, available, _MOVES_A_BLOCK * len(blocks), seed * _RUNS + run)
             for run in range(_RUNS)
         ]
         _, chosen = min(runs, key=lambda result: result[0])
-        lengths = network.lengths(blocks, places[kind_of, chosen], rest)
+        lengths = network.lengths(blocks, places[kinds, chosen], rest)
         found.append((float((network.strengths * lengths).sum()), chosen))
         strengths = network.strengths / np.maximum(lengths, _SHORTEST)
-        progress((done + 2) / pieces)
-    _, chosen = min(found, key=lambda result: result[0])
-    return {names[block]: sites[kinds[block]][site] for block, site in zip(blocks, chosen.tolist(), strict=True)}
+        progress((number + 1) / _ROUNDS)
+    return min(found, key=lambda result: result[0])[1]
 
 
 @dataclass(frozen=True)
@@ -171,7 +179,6 @@ def eliminated(
     network: Network,
     kept: list[int],
     start: NDArray[np.float32] | None = None,
-    progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """The springs that remain between some nodes of a network when the other nodes are left to themselves.
 
@@ -179,7 +186,6 @@ def eliminated(
         network: nodes and springs.
         kept: the nodes that stay.
         start: where the others rest in a network much like this one, which saves time.
-        progress: is told the share that is done.
 
     Returns:
         Strengths, (kept, kept), symmetric, with a diagonal of 0; and where each other node rests, as weights of the kept
@@ -202,7 +208,7 @@ def eliminated(
     residual = pulls - inner @ rest
     direction = scale * residual
     norm = (residual * direction).sum(axis=0)
-    for iteration in range(_ITERATIONS):
+    for _ in range(_ITERATIONS):
         if (norm <= least).all():
             break
         image = inner @ direction
@@ -212,7 +218,6 @@ def eliminated(
         before, scaled = norm, scale * residual
         norm = (residual * scaled).sum(axis=0)
         direction = scaled + norm / np.maximum(before, 1e-30) * direction
-        progress(iteration / _ITERATIONS)
     strengths = (adjacency[kept][:, kept].toarray() + pulls.T @ rest).astype(np.float64)
     strengths = np.maximum((strengths + strengths.T) / 2, 0)
     np.fill_diagonal(strengths, 0)
@@ -252,6 +257,7 @@ def arrange(
 
 @njit(cache=True)
 def _anneal(springs, kinds, places, available, chosen, moves, hottest, coldest, seed):  # pragma: no cover
+    """Improves `chosen`, in place, and gives its cost; of the arguments see `arrange`. Compiled, hence without types."""
     np.random.seed(seed)
     count = len(kinds)
     at = np.empty((count, 2))

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from amaranth import Cat, Module, Mux, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from rtl_templates import streams
-from rtl_templates.pipe import StreamBuffer
 from rtl_templates.trees import any_of
+
+# Of the FIFO: what a row of LUT RAM has.
+_PLACES = 16
+# Entries that come after the cycle in which room was seen: those of that cycle, the next and the one after it.
+_ON_THE_WAY = 3
 
 
 def marked(shape: Shape, channels: int) -> data.StructLayout:
@@ -22,7 +27,10 @@ class EntryEmitter(wiring.Component):
     Channels are taken by groups. The lowest group that has marks left is fetched, with its values; then its marks
     leave one a cycle. So only the marks of one group, and one bit for each group, ever change.
 
-        position --> lowest group with a mark --|group register|--> its lowest mark --> StreamBuffer --> y
+        position --> lowest group with a mark --|group register|--> its lowest mark --> FIFO --> y
+
+    Whether to move on comes from a register that says whether the FIFO has room: a stall of the consumer would have a
+    long way to the registers of a whole position.
 
     Arguments:
         shape: of a value.
@@ -48,8 +56,15 @@ class EntryEmitter(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.buffer = buffer = StreamBuffer(self.y.payload.shape())
-        wiring.connect(m, buffer.y, wiring.flipped(self.y))
+        entry = Signal(self.y.payload.shape())
+        m.submodules.fifo = fifo = SyncFIFO(width=len(entry.as_value()), depth=_PLACES)
+        room = Signal()
+        m.d.sync += room.eq(fifo.w_level <= _PLACES - _ON_THE_WAY)
+        m.d.comb += [
+            self.y.valid.eq(fifo.r_rdy),
+            self.y.payload.as_value().eq(fifo.r_data),
+            fifo.r_en.eq(self.y.ready),
+        ]
 
         # A power of two, so that an index is a group's number beside a lane's.
         lane_bits = (self._channels - 1).bit_length() // 2
@@ -62,12 +77,12 @@ class EntryEmitter(wiring.Component):
         group_marks, group_values = Signal(lanes), Signal(data.ArrayLayout(self._shape, lanes))
         group_number, group_valid = Signal(range(groups)), Signal()
         # Moves of a position: each brings one entry to the head of the group register, the last one says so.
-        moved, is_last, ended = Signal(range(self._size)), Signal(), Signal()
+        moved, is_last, ended = Signal(range(self._size)), Signal(), Signal(init=1)
         move, fetch, lowest = Signal(), Signal(), Signal(lanes)
         m.d.comb += [
             lowest.eq(group_marks & -group_marks),
-            move.eq(busy & (~group_valid | buffer.x.ready)),
-            fetch.eq(move & (~group_valid | ended | (group_marks == lowest))),
+            move.eq(busy & room),
+            fetch.eq(move & (ended | (group_marks == lowest))),
             is_last.eq(moved == self._size - 1),
             self.x.ready.eq(~busy | (move & is_last)),
         ]
@@ -91,8 +106,7 @@ class EntryEmitter(wiring.Component):
                 channels = range(lane, self._channels, lanes)
                 gated = [_gated(position.values[c].as_unsigned(), of_either[i]) for i, c in enumerate(channels)]
                 m.d.sync += group_values[lane].eq(any_of(gated))
-        with m.If(~group_valid | buffer.x.ready):
-            m.d.sync += group_valid.eq(busy)
+        m.d.sync += group_valid.eq(move)
         with m.If(self.x.ready):
             marks = self._parts(self.x.payload.first, lanes) + self._parts(self.x.payload.then, lanes)
             marked_groups = Cat(part.any() for part in marks)
@@ -105,11 +119,10 @@ class EntryEmitter(wiring.Component):
             ]
 
         m.d.comb += [
-            buffer.x.valid.eq(group_valid),
-            buffer.x.payload.index.eq(Cat(_number_of(lowest), group_number)),
-            buffer.x.payload.value.eq(
-                any_of([_gated(group_values[lane].as_unsigned(), lowest[lane]) for lane in range(lanes)])
-            ),
+            entry.index.eq(Cat(_number_of(lowest), group_number)),
+            entry.value.eq(any_of([_gated(group_values[lane].as_unsigned(), lowest[lane]) for lane in range(lanes)])),
+            fifo.w_en.eq(group_valid),
+            fifo.w_data.eq(entry),
         ]
         return m
 

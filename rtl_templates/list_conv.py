@@ -330,9 +330,14 @@ class ListWriter(wiring.Component):
         m.d.sync += held.eq(held + (accept & first) - self.released)
 
         rows_to_come = Signal(lane.list_rows * lane.row_bits, reset_less=True)
-        writes = lane.list_rows * lane.parts
-        written, last_row = Signal(range(writes)), Signal()
-        m.d.comb += last_row.eq(self.write_phase == lane.list_rows - 1)
+        last_row, last_but_one = Signal(), Signal()
+        last_part, last_but_one_row = (
+            (lane.parts - 1, lane.list_rows - 2) if lane.list_rows > 1 else (lane.parts - 2, 0)
+        )
+        m.d.comb += [
+            last_row.eq(self.write_phase == lane.list_rows - 1),
+            last_but_one.eq((self.write_part == last_part) & (self.write_phase == last_but_one_row)),
+        ]
         with m.If(free):
             m.d.sync += [
                 rows_to_come.eq(Mux(inside, self.x.payload.as_value(), 0)),
@@ -341,16 +346,14 @@ class ListWriter(wiring.Component):
                 self.write.eq(accept),
                 self.write_phase.eq(0),
                 self.write_part.eq(0),
-                written.eq(0),
-                free.eq(~accept | (writes == 1)),
+                free.eq(~accept | (lane.list_rows * lane.parts == 1)),
             ]
         with m.Else():
             m.d.sync += [
                 rows_to_come.eq(rows_to_come.rotate_right(lane.row_bits)),
                 self.write_phase.eq(Mux(last_row, 0, self.write_phase + 1)),
                 self.write_part.eq(self.write_part + last_row),
-                written.eq(written + 1),
-                free.eq(written == writes - 2),
+                free.eq(last_but_one),
             ]
         m.d.comb += [self.write_row.eq(rows_to_come[: lane.row_bits]), self.write_last.eq(last_row)]
         return m

@@ -10,6 +10,8 @@ leave of them the lowest indices.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from amaranth import C, Cat, Module, Shape, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -17,7 +19,7 @@ from amaranth.lib.wiring import In, Out
 from rtl_templates import timing
 from rtl_templates.trees import any_of, total
 
-# Ones are counted within groups before a register and over the groups after it: about equally long paths.
+# Channels. Ones are counted within groups before a register and over the groups after it: about equally long paths.
 _GROUP = 16
 
 
@@ -35,6 +37,15 @@ def search_state(shape: Shape, channels: int, k: int) -> data.StructLayout:
             "missing_but_one": range(max(2, k)),
         }
     )
+
+
+class _Control(NamedTuple):
+    """Of a group of channels: a position is there, at which step, whether it is marked for the next one, or done."""
+
+    busy: Signal
+    step: Signal
+    marks: Value
+    ended: Value
 
 
 class RadixSearch(wiring.Component):
@@ -79,28 +90,26 @@ class RadixSearch(wiring.Component):
         # Those alive with a one in the step's bit: known from the marks on, so that counting begins at a register.
         ones = Signal(self._channels, reset_less=True)
 
-        busy, step = Signal(), Signal(len(self._steps), init=1)
-        phase = Signal(timing.STEP_CYCLES, init=1)
-        marking = phase[-1]
-        m.d.comb += [self.x.ready.eq(~busy), self.y.valid.eq(busy & marking & step[-1])]
-        with m.If(busy), m.If(~marking | ~step[-1] | self.y.ready):
-            m.d.sync += phase.eq(phase.rotate_left(1))
-            with m.If(marking):
-                m.d.sync += step.eq(step.rotate_left(1))
-                with m.If(step[-1]):
-                    m.d.sync += busy.eq(0)
-        with m.Else():
-            m.d.sync += [busy.eq(self.x.valid), values.eq(self.x.payload.values)]
-            first_key = self._key(self.x.payload.values, self._steps.start)
-            if begins:
-                m.d.sync += [above.eq(0), alive.eq(everyone), missing.eq(self._k - 1), ones.eq(first_key)]
-            else:
-                m.d.sync += [
-                    ones.eq(self.x.payload.alive & first_key),
-                    above.eq(self.x.payload.above),
-                    alive.eq(self.x.payload.alive),
-                    missing.eq(self.x.payload.missing_but_one),
-                ]
+        # The parts of a position lie far apart on a chip: each group of channels has the control to itself. Copies stay
+        # copies in synthesis because each depends on its own state.
+        controls = [self._control(m, group) for group in range(-(-self._channels // _GROUP))]
+        m.d.comb += [self.x.ready.eq(~controls[0].busy), self.y.valid.eq(controls[0].busy & controls[0].ended)]
+        incoming = self.x.payload
+        first_key = self._key(incoming.values, self._steps.start)
+        with m.If(~controls[0].busy):
+            m.d.sync += missing.eq(self._k - 1 if begins else incoming.missing_but_one)
+        for group, control in enumerate(controls):
+            channels = slice(group * _GROUP, min((group + 1) * _GROUP, self._channels))
+            with m.If(~control.busy):
+                m.d.sync += [values[c].eq(incoming.values[c]) for c in range(channels.start, channels.stop)]
+                if begins:
+                    m.d.sync += [above[channels].eq(0), alive[channels].eq(-1), ones[channels].eq(first_key[channels])]
+                else:
+                    m.d.sync += [
+                        ones[channels].eq((incoming.alive & first_key)[channels]),
+                        above[channels].eq(incoming.above[channels]),
+                        alive[channels].eq(incoming.alive[channels]),
+                    ]
 
         counts = []
         for start in range(0, self._channels, _GROUP):
@@ -127,15 +136,34 @@ class RadixSearch(wiring.Component):
             m.d.comb += after.missing_but_one.eq(missing)
         if len(self._steps) > 1:
             keys = [self._key(values, position) for position in self._steps[1:]]
-            following = any_of([key & step[number].replicate(self._channels) for number, key in enumerate(keys)])
-            with m.If(busy & marking & ~step[-1]):
-                m.d.sync += [
-                    ones.eq(after.alive & following),
-                    above.eq(after.above),
-                    alive.eq(after.alive),
-                    missing.eq(after.missing_but_one),
-                ]
+            with m.If(controls[0].busy & controls[0].marks):
+                m.d.sync += missing.eq(after.missing_but_one)
+            for group, control in enumerate(controls):
+                channels = slice(group * _GROUP, min((group + 1) * _GROUP, self._channels))
+                size = channels.stop - channels.start
+                gated = [key[channels] & control.step[number].replicate(size) for number, key in enumerate(keys)]
+                with m.If(control.busy & control.marks):
+                    m.d.sync += [
+                        ones[channels].eq(after.alive[channels] & any_of(gated)),
+                        above[channels].eq(after.above[channels]),
+                        alive[channels].eq(after.alive[channels]),
+                    ]
         return m
+
+    def _control(self, m: Module, group: int) -> _Control:
+        """Where in its steps a position is."""
+        busy, step = Signal(name=f"busy_{group}"), Signal(len(self._steps), init=1, name=f"step_{group}")
+        phase = Signal(timing.STEP_CYCLES, init=1, name=f"phase_{group}")
+        marking = phase[-1]
+        with m.If(~busy):
+            m.d.sync += busy.eq(self.x.valid)
+        with m.Elif(~marking | ~step[-1] | self.y.ready):
+            m.d.sync += phase.eq(phase.rotate_left(1))
+            with m.If(marking):
+                m.d.sync += step.eq(step.rotate_left(1))
+                with m.If(step[-1]):
+                    m.d.sync += busy.eq(0)
+        return _Control(busy, step, marks=marking & ~step[-1], ended=marking & step[-1])
 
     def _key(self, values, position: int) -> Value:
         """The bit of every channel that step `position` looks at."""

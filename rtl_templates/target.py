@@ -18,9 +18,9 @@ class Target:
         pair_offset: of ProductPair: as far apart as the operands of a multiplier block are wide enough for.
         distributed_depth: what is deeper becomes block RAM.
         table_depth: constant memories up to this depth become LUTs.
-        sharing: outputs of a constant matrix that may have adders in common: where every output shares with every other, the
-        adders are a tangle that fills the wires of a small chip.
-    ultra_ram: large memories without initial content exist beside block RAM: those that could be either go there.
+        sharing: outputs of a constant matrix that may have adders in common, None for all: where every output shares with
+            every other, the adders are a tangle that fills the wires of a small chip.
+        ultra_ram: large memories without initial content exist beside block RAM: those that could be either go there.
     """
 
     family: str
@@ -28,7 +28,7 @@ class Target:
     pair_offset: int
     distributed_depth: int
     table_depth: int
-    sharing: int = 1 << 30
+    sharing: int | None = None
     ultra_ram: bool = False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def cheapest(edges: Sequence[Edge], budget: Budget) -> list[Edge]:
     if not lack:
         return path
     for resource, limit in enumerate(budget.limits):
-        least = _total(shortest(edges, lambda edge, resource=resource: edge.needs[resource]))  # type: ignore[misc]
+        least = _total(shortest(edges, partial(_need, resource)))
         if least[resource] > limit:
             alone = Needs(*(need if other == resource else 0 for other, need in enumerate(least)))
             raise TooLarge(budget.lack(alone), memory=resource == MEMORY)
@@ -78,6 +79,10 @@ def shortest(edges: Sequence[Edge], length: Callable[[Edge], float]) -> list[Edg
         path.append(last)
         last = best[last.begin][1]
     return path[::-1]
+
+
+def _need(resource: int, edge: Edge) -> float:
+    return edge.needs[resource]
 
 
 def _total(path: Sequence[Edge]) -> Needs:

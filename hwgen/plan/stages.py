@@ -191,7 +191,7 @@ class Lanes(Stage):
     accumulator_bits: int
     weight_bits: int
     layout: Layout
-    parts: int = 1
+    parts: int
 
     @property
     def lanes(self) -> int:

@@ -97,7 +97,7 @@ def graph_of(layer: Conv2d, signed: bool, target: Target = ECP5) -> AdderGraph:
 
 
 @lru_cache(maxsize=64)
-def _graph(weights: bytes, outputs: int, signed: bool, operands: int, sharing: int) -> AdderGraph:
+def _graph(weights: bytes, outputs: int, signed: bool, operands: int, sharing: int | None) -> AdderGraph:
     matrix = np.frombuffer(weights, np.int8).reshape(outputs, -1).T
     low, high = (-128, 127) if signed else (0, 255)
     return adder_graph(matrix, low, high, operands=operands, sharing=sharing)

@@ -1,17 +1,17 @@
-"""Yosys' synthesis for the ECP5, with carry chains that waste no cell and registers inside the multiplier blocks.
+"""Yosys' synthesis for the ECP5, with carry chains that waste no cell and registers inside the blocks.
 
 A CCU2C adds two bits. Where a chain begins, Yosys' own mapping leaves the carry into it to place and route, which puts a
 cell in front for it, and one behind for the carry out, used or not: four LUTs a chain, and a pipelined network consists
 of short chains.
 
-A MULT18X18D has registers at its operands and at its product, which Yosys does not use: they save a flip-flop a bit, and
-the block alone is most of a cycle.
+A MULT18X18D has registers at its operands and at its product, a DP16KD has registers behind what it reads, which Yosys
+does not use: they save a flip-flop a bit, and the block alone is most of a cycle.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 UNVERIFIED = "scratchpad -set abc9.verify false"
 
 # Of what this file does to a netlist: finished builds of another version are done again.
-VERSION = 1
+VERSION = 2
 
 ARITHMETIC_FILE = "ecp5_arithmetic.v"
 # The first half of the first cell makes a constant carry: LUT4 = 0, LUT2 = the constant. Bit i follows in half i + 1.
@@ -135,7 +135,7 @@ def improved(netlist: dict[str, Any], top: str, *, outputs: bool = True) -> dict
         top: its only module.
         outputs: leaves outputs that nothing reads open, which Verilog cannot say.
     """
-    return with_multiplier_registers(without_idle_carries(netlist, top, outputs), top)
+    return with_block_registers(without_idle_carries(netlist, top, outputs), top)
 
 
 def without_idle_carries(netlist: dict[str, Any], top: str, outputs: bool) -> dict[str, Any]:
@@ -168,11 +168,11 @@ def without_idle_carries(netlist: dict[str, Any], top: str, outputs: bool) -> di
     return netlist
 
 
-def with_multiplier_registers(netlist: dict[str, Any], top: str) -> dict[str, Any]:
-    """The netlist, changed in place, with the registers around multipliers moved into them.
+def with_block_registers(netlist: dict[str, Any], top: str) -> dict[str, Any]:
+    """The netlist, changed in place, with the registers around multipliers and behind memories moved into the blocks.
 
-    An operand is moved if all its bits come from flip-flops without reset and with one clock and enable, a product if
-    all its bits go to such flip-flops and nowhere else.
+    An operand is moved if all its bits come from flip-flops without reset and with one clock and enable; a product, or
+    what a memory reads, if all its bits go to such flip-flops and nowhere else.
     """
     module = netlist["modules"][top]
     cells = module["cells"]
@@ -189,7 +189,25 @@ def with_multiplier_registers(netlist: dict[str, Any], top: str) -> dict[str, An
         for bit in port["bits"]:
             readers[bit].append("")
 
-    for cell in [cell for cell in cells.values() if cell["type"] == "MULT18X18D"]:
+    def take_in(cell: dict[str, Any], pins: Iterable[str], clock: Any = None) -> _Control | None:
+        """Lets pins drive what the flip-flops behind them drive; None if there are others, or of another clock."""
+        connections = cell["connections"]
+        read = [pin for pin in pins if readers[connections[pin][0]]]
+        behind = [readers[connections[pin][0]] for pin in read]
+        if not read or any(len(names) != 1 for names in behind):
+            return None
+        control = _common_control([cells.get(names[0], {}) for names in behind])
+        if control is None or clock not in (None, control[0]):
+            return None
+        for pin, names in zip(read, behind, strict=True):
+            connections[pin] = cells.pop(names[0])["connections"]["Q"]
+        return control
+
+    for cell in list(cells.values()):
+        if cell["type"] == "DP16KD":
+            _with_output_registers(cell, take_in)
+        if cell["type"] != "MULT18X18D":
+            continue
         connections = cell["connections"]
         for number, operand in enumerate("AB"):
             pins = [f"{operand}{i}" for i in range(18)]
@@ -202,19 +220,27 @@ def with_multiplier_registers(netlist: dict[str, Any], top: str) -> dict[str, An
                 if connections[pin] != ["0"]:
                     connections[pin] = sources[connections[pin][0]]["connections"]["DI"]
             _register(cell, f"REG_INPUT{operand}", number, control)
-        pins = [pin for pin in (f"P{i}" for i in range(36)) if readers[connections[pin][0]]]
-        behind = [readers[connections[pin][0]] for pin in pins]
-        if not pins or any(len(names) != 1 for names in behind):
-            continue
-        targets = [cells.get(names[0], {}) for names in behind]
-        control = _common_control(targets)
-        if control is None:
-            continue
-        for pin, names in zip(pins, behind, strict=True):
-            connections[pin] = cells.pop(names[0])["connections"]["Q"]
-        _register(cell, "REG_OUTPUT", 2, control)
+        if control := take_in(cell, [f"P{i}" for i in range(36)]):
+            _register(cell, "REG_OUTPUT", 2, control)
     _remove_unread(module)
     return netlist
+
+
+def _with_output_registers(cell: dict[str, Any], take_in: Callable[..., _Control | None]) -> None:
+    """Turns the registers of a memory's ports on where `take_in` finds flip-flops for them."""
+    connections, parameters = cell["connections"], cell["parameters"]
+    # 36 bits are read by port B, through the pins of both; nextpnr sets both registers for such a memory too.
+    wide = int(parameters["DATA_WIDTH_B"], 2) == 36
+    for port, pins in (("B", "AB"),) if wide else (("A", "A"), ("B", "B")):
+        clocked = parameters[f"CLK{port}MUX"] == f"CLK{port}" and connections[f"RST{port}"] == ["0"]
+        if not clocked:
+            continue
+        control = take_in(cell, [f"DO{pin}{i}" for pin in pins for i in range(18)], connections[f"CLK{port}"][0])
+        if control is None:
+            continue
+        for pin in pins:
+            parameters[f"REGMODE_{pin}"] = "OUTREG"
+            connections[f"OCE{pin}"] = [control[1]]
 
 
 # A clock, and an enable or "1".
@@ -222,7 +248,7 @@ _Control: TypeAlias = tuple[Any, Any]
 
 
 def _common_control(cells: Iterable[dict[str, Any]]) -> _Control | None:
-    """Of flip-flops that a multiplier can take in: without reset, with one clock and enable; None for any others."""
+    """Of flip-flops that a block can take in: without reset, with one clock and enable; None for any others."""
     controls = set()
     for cell in cells:
         if cell.get("type") != "TRELLIS_FF":

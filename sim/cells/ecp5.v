@@ -1,8 +1,8 @@
 // Behaviour of the ECP5 blocks that Yosys' own library leaves as black boxes, as far as Yosys' mapping uses them.
 //
 // Pins and the order of bits are those of its lattice/brams_map_16kd.v and dsp_map_18x18.v. What is not modelled
-// (registers inside the block memory, asynchronous resets, chip selects, write-through) is refused when the netlist is compiled: its
-// parameter, or a module that Verilator then looks for, does not exist.
+// (asynchronous resets, chip selects, write-through) is refused when the netlist is compiled: its parameter, or a module
+// that is looked for then, does not exist.
 
 // 1,024 rows of two 9-bit bytes. Ports of 1, 2 and 4 bits do not see the ninth; where both ports meet at one address, a
 // read gives what was there before the clock edge.
@@ -63,7 +63,7 @@ module DP16KD (
 
     // No such modules exist: Verilator skips $error with --noassert.
     generate
-        if (REGMODE_A != "NOREG" || REGMODE_B != "NOREG") DP16KD_output_registers_are_not_modelled refused ();
+        if (DATA_WIDTH_B == 36 && REGMODE_A != REGMODE_B) DP16KD_half_a_register_is_not_modelled refused ();
         if (CSDECODE_A != "0b000" || CSDECODE_B != "0b000") DP16KD_chip_selects_are_not_modelled refused ();
         if (WRITEMODE_A == "WRITETHROUGH" || WRITEMODE_B == "WRITETHROUGH")
             DP16KD_write_through_is_not_modelled refused ();
@@ -163,14 +163,20 @@ module DP16KD (
             else if (CEB) {out_b, out_a} <= {rows[odd_b], rows[even_b]};
     end endgenerate
 
+    // Port B's registers are those of port A's pins as well where it reads 36 bits.
+    wire clock_held_a = DATA_WIDTH_B == 36 ? clock_b : clock_a;
+    reg [17:0] held_a = 0, held_b = 0;
+    always @(posedge clock_held_a) if (OCEA) held_a <= out_a;
+    always @(posedge clock_b) if (OCEB) held_b <= out_b;
+
     assign {
         DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11, DOA10, DOA9,
         DOA8, DOA7, DOA6, DOA5, DOA4, DOA3, DOA2, DOA1, DOA0
-    } = out_a;
+    } = REGMODE_A == "OUTREG" ? held_a : out_a;
     assign {
         DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10, DOB9,
         DOB8, DOB7, DOB6, DOB5, DOB4, DOB3, DOB2, DOB1, DOB0
-    } = out_b;
+    } = REGMODE_B == "OUTREG" ? held_b : out_b;
 endmodule
 
 // 18 x 18 bits, each operand signed or not, without registers.

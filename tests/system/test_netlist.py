@@ -235,6 +235,52 @@ def test_block_memory_model(width, offset, hold, tmp_path):
     np.testing.assert_array_equal(answers, np.array(expected))
 
 
+class RegisteredMemoryBench(Component):
+    """Answers with the word at an address, from a register behind the memory, which an enable may hold.
+
+    Arguments:
+        reset: of the register; that of the block is not used then.
+    """
+
+    def __init__(self, width: int, contents: list[int], enabled: bool, reset: bool) -> None:
+        self._memory = Memory(shape=width, depth=len(contents), init=contents)
+        self._enabled, self._reset = enabled, reset
+        super().__init__({"x": In(stream.Signature((len(contents) - 1).bit_length())), "y": Out(stream.Signature(width))})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.memory = memory = self._memory
+        read = memory.read_port()
+        word = Signal.like(self.y.payload, reset_less=not self._reset)
+        valid, advance = Signal(2), Signal()
+        m.d.comb += [
+            advance.eq(~self.y.valid | self.y.ready if self._enabled else 1),
+            self.x.ready.eq(advance),
+            self.y.valid.eq(valid[1]),
+            self.y.payload.eq(word),
+            read.addr.eq(self.x.payload),
+            read.en.eq(advance),
+        ]
+        with m.If(advance):
+            m.d.sync += [valid.eq(Cat(self.x.valid, valid[0])), word.eq(read.data)]
+        return m
+
+
+@pytest.mark.parametrize("width", [9, 18, 36, 40])
+@pytest.mark.parametrize(("enabled", "reset"), [(False, False), (True, False), (False, True)])
+def test_memory_registers(width, enabled, reset, tmp_path):
+    draw = np.random.default_rng(width)
+    contents = draw.integers(0, 1 << width, 512)
+    addresses = draw.integers(0, 512, 400)
+    bench = RegisteredMemoryBench(width, contents.tolist(), enabled, reset)
+    answers = run_netlist(bench, addresses, tmp_path, "DP16KD", output_stalls=0.2 if enabled else 0)
+    np.testing.assert_array_equal(answers, contents[addresses])
+    netlist = (tmp_path / "bench_netlist.v").read_text().split("`define NO_INCLUDES")[0]
+    assert ("OUTREG" in netlist) == (not reset)
+    # What remains are the two stages' valid bits.
+    assert reset or netlist.count("  TRELLIS_FF #(") == 2
+
+
 @pytest.mark.parametrize("signs", [(False, False), (False, True), (True, False), (True, True)])
 def test_multiplier_model(signs, tmp_path):
     # All 36 bits of the product are used: the upper half depends on the signs.

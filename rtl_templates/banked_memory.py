@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-from amaranth import Module, Signal, unsigned
+from amaranth import Module, Signal, Value, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -12,6 +13,9 @@ from amaranth.utils import bits_for
 
 # Depths and widths of a block of 18 kbit.
 _BLOCKS = {512: 36, 1024: 18, 2048: 9, 4096: 4, 8192: 2, 16384: 1}
+
+# Banks of which one is chosen in a cycle.
+_FEW = 4
 
 
 def bank_depth(depth: int, width: int) -> int:
@@ -38,10 +42,11 @@ class BankedMemory(wiring.Component):
         address: of a row.
         data: the row.
 
-    Latency: 3 cycles: a bank, the register behind it, the choice. Initiation interval: 1 cycle.
+    Latency: 4 cycles: a bank, the register behind it, the choice among a few banks, and that among their choices.
+    Initiation interval: 1 cycle.
     """
 
-    LATENCY = 3
+    LATENCY = 4
 
     def __init__(self, rows: Sequence[int], width: int):
         self._rows, self._width = list(rows), width
@@ -61,13 +66,21 @@ class BankedMemory(wiring.Component):
             m.d.comb += [port.en.eq(1), port.addr.eq(self.address[:in_bank])]
             m.d.sync += register.eq(port.data)
             held.append(register)
-        if len(held) == 1:
-            m.d.sync += self.data.eq(held[0])
-            return m
-        chosen = [Signal(len(self.address) - in_bank, name=f"chosen_{age}", reset_less=True) for age in range(2)]
-        m.d.sync += [chosen[0].eq(self.address[in_bank:]), chosen[1].eq(chosen[0])]
-        with m.Switch(chosen[1]):
-            for number, register in enumerate(held):
-                with m.Case(number) if number < len(held) - 1 else m.Default():
-                    m.d.sync += self.data.eq(register)
+        # Banks lie far apart, and so do the bits of a row: no more than a look-up table or two between two registers.
+        of_few = [held[start : start + _FEW] for start in range(0, len(held), _FEW)]
+        above = self.address[in_bank:]
+        upper = [Signal(len(above), name=f"bank_{age}", reset_less=True) for age in range(3)]
+        m.d.sync += [later.eq(now) for now, later in pairwise([above, *upper])]
+        few_bits = (_FEW - 1).bit_length()
+        chosen = [self._chosen(m, few, upper[1][:few_bits], f"of_few_{i}") for i, few in enumerate(of_few)]
+        m.d.comb += self.data.eq(self._chosen(m, chosen, upper[2][few_bits:], "of_all"))
         return m
+
+    def _chosen(self, m: Module, words: Sequence[Signal], number: Value, name: str) -> Signal:
+        """The word of that number, one cycle later."""
+        register = Signal(self._width, name=name, reset_less=True)
+        with m.Switch(number):
+            for index, word in enumerate(words):
+                with m.Case(index) if index < len(words) - 1 else m.Default():
+                    m.d.sync += register.eq(word)
+        return register

@@ -50,7 +50,7 @@ LISTS = [
 PIXELS = convolution(4, 4, (1, 1), 0.5, seed=3)
 WINDOWS = convolution(3, 4, (2, 2), 0.5, seed=5, padding=(1, 1))
 SHORT = [
-    Case("values, one kernel", PIXELS, (4, 3, 4), dense=True, lanes=4, choose={"parallel": 4}),
+    Case("values, one kernel", PIXELS, (4, 4, 4), dense=True, lanes=4, choose={"parallel": 4}),
     Case("values, one kernel, one lane", convolution(1, 2, (1, 1)), (1, 4, 4), dense=True, choose={"parallel": 2}),
     Case("values, many lanes", WINDOWS, (3, 4, 4), dense=True, lanes=3, choose={"parallel": 4, "readers": 4}),
     Case("values, many kernels", PIXELS, (4, 3, 4), lanes=4),

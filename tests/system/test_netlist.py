@@ -245,7 +245,9 @@ class RegisteredMemoryBench(Component):
     def __init__(self, width: int, contents: list[int], enabled: bool, reset: bool) -> None:
         self._memory = Memory(shape=width, depth=len(contents), init=contents)
         self._enabled, self._reset = enabled, reset
-        super().__init__({"x": In(stream.Signature((len(contents) - 1).bit_length())), "y": Out(stream.Signature(width))})
+        super().__init__(
+            {"x": In(stream.Signature((len(contents) - 1).bit_length())), "y": Out(stream.Signature(width))}
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -41,6 +41,7 @@ Report = Callable[[str, float | None], None]
 UTILISATION = "utilisation.json"
 BITSTREAM = "accelerator.bit"
 ROUTERS = ("router1", "router2")
+PLACERS = ("static", "heap")
 # What an order code calls a package, and what nextpnr does.
 PACKAGES = {"BG": "CABGA", "MG": "CSFBGA"}
 # The cells of nextpnr's report that a user counts; the others come with the board's pins and clocks.
@@ -57,6 +58,7 @@ class Options:
         seed: of the placement: another seed gives another result.
         router: "router1", whose clocks are some 10 % faster, or "router2", which ends soon where router1's last
             connections take hours.
+        placer: "static", which leaves shorter wires and faster clocks on a crowded FPGA, or "heap", which ends sooner.
         nextpnr: more options of nextpnr's command line, such as "--parallel-refine --threads 2", which programs built
             for a machine have.
         floorplan: places multiplier and memory blocks first, see boards.floorplan; else nextpnr does.
@@ -66,12 +68,15 @@ class Options:
     baud: int | None = None
     seed: int = 1
     router: str = "router1"
+    placer: str = "static"
     nextpnr: str = ""
     floorplan: bool = True
 
     def __post_init__(self) -> None:
         if self.router not in ROUTERS:
             raise InputError(f"router must be one of {', '.join(ROUTERS)}, not {self.router!r}")
+        if self.placer not in PLACERS:
+            raise InputError(f"placer must be one of {', '.join(PLACERS)}, not {self.placer!r}")
         try:
             shlex.split(self.nextpnr)
         except ValueError as error:
@@ -319,7 +324,8 @@ def _steps(
         "--textcfg", "accelerator.config.new", "--report", "report.json.new",
         # For clocks that no constraint reaches; those of the PLL are derived from the oscillator's.
         "--freq", f"{sources.clock_hz / 1e6:g}", "--timing-allow-fail",
-        "--seed", str(options.seed), "--router", options.router, *shlex.split(options.nextpnr),
+        "--seed", str(options.seed), "--placer", options.placer, "--router", options.router,
+        *shlex.split(options.nextpnr),
     ]  # fmt: skip
 
     def place_and_route() -> None:
@@ -372,7 +378,7 @@ class _Watch:
         if used := re.fullmatch(r"Info:\s+(\w+): +(\d+)/ *(\d+) +\d+%", line):
             if int(used[2]) > int(used[3]):
                 self.excess.append(f"{int(used[2]):,} of {int(used[3]):,} {used[1]}")
-        elif "Creating initial analytic placement" in line or "Placed " in line:
+        elif re.search("Creating initial analytic placement|Running Static placer|Placed ", line):
             self._report("placement", None)
         elif total := re.search(r"[Rr]outing (\d+) arcs", line):
             self._arcs = int(total[1])

@@ -284,6 +284,9 @@ def build(
     router: Annotated[
         str, typer.Option("--router", help="router1 for speed; router2 ends soon even on a crowded FPGA.")
     ] = "router1",
+    placer: Annotated[
+        str, typer.Option("--placer", help="static for short wires and fast clocks; heap ends sooner.")
+    ] = "static",
     nextpnr: Annotated[str, typer.Option("--nextpnr", metavar="OPTIONS", help="More options of nextpnr-ecp5.")] = "",
     floorplan: Annotated[
         bool, typer.Option(help="Place multipliers and memories first, where they are many; else nextpnr does.")
@@ -311,7 +314,9 @@ def build(
             board = made_for.get("board") if isinstance(made_for, dict) else None
             if not isinstance(board, str):
                 raise InputError(f"{bundle}: was made for no board; name one with --board")
-        options = Options(clock_mhz=clock, baud=baud, seed=seed, router=router, nextpnr=nextpnr, floorplan=floorplan)
+        options = Options(
+            clock_mhz=clock, baud=baud, seed=seed, router=router, placer=placer, nextpnr=nextpnr, floorplan=floorplan
+        )
         made = make(bundle, board_named(board), options, report=report, force=force)
     _print_build(made, json)
 

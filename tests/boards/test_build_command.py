@@ -31,7 +31,7 @@ def hwgen(capsys, monkeypatch):
 def test_help(hwgen):
     code, out, _ = hwgen("build", "--help")
     assert code == 0
-    for option in ("--board", "--clock", "--baud", "--seed", "--router", "--nextpnr", "--force", "--json"):
+    for option in ("--board", "--clock", "--baud", "--seed", "--router", "--placer", "--nextpnr", "--force", "--json"):
         assert option in out
 
 
@@ -64,6 +64,7 @@ def test_a_clock_that_is_not_reached_is_said(hwgen, tmp_path):
         (["--board", "alveo-u250"], "alveo-u250: no open place and route"),
         (["--board", "ulx3s-85f", "--baud", "99999999"], "baud must be"),
         (["--board", "ulx3s-85f", "--router", "x"], "router must be one of"),
+        (["--board", "ulx3s-85f", "--placer", "x"], "placer must be one of"),
         (["--board", "ulx3s-85f", "--clock", "29.6"], "clock must be one that the PLL makes"),
     ],
 )

@@ -12,8 +12,8 @@ from rtl_templates.trees import any_of
 
 # Of the FIFO: what a row of LUT RAM has.
 _PLACES = 16
-# Entries that come after the cycle in which room was seen: those of that cycle, the next and the one after it.
-_ON_THE_WAY = 3
+# Entries that come after the cycle in which room was seen: those of that cycle and of the three that follow.
+_ON_THE_WAY = 4
 
 
 def marked(shape: Shape, channels: int) -> data.StructLayout:
@@ -27,7 +27,7 @@ class EntryEmitter(wiring.Component):
     Channels are taken by groups. The lowest group that has marks left is fetched, with its values; then its marks
     leave one a cycle. So only the marks of one group, and one bit for each group, ever change.
 
-        position --> lowest group with a mark --|group register|--> its lowest mark --> FIFO --> y
+        position --> lowest group with a mark --|group register|--> its lowest mark --|entry register|--> FIFO --> y
 
     Whether to move on comes from a register that says whether the FIFO has room: a stall of the consumer would have a
     long way to the registers of a whole position.
@@ -41,10 +41,10 @@ class EntryEmitter(wiring.Component):
         x: stream of marked positions.
         y: list stream.
 
-    Latency: 3 cycles to the first entry. Initiation interval: `size` cycles a position.
+    Latency: 4 cycles to the first entry. Initiation interval: `size` cycles a position.
     """
 
-    LATENCY = 3
+    LATENCY = 4
 
     def __init__(self, shape: Shape, channels: int, size: int):
         if size < 1:
@@ -56,7 +56,7 @@ class EntryEmitter(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        entry = Signal(self.y.payload.shape())
+        entry, entry_valid = Signal(self.y.payload.shape(), reset_less=True), Signal()
         m.submodules.fifo = fifo = SyncFIFO(width=len(entry.as_value()), depth=_PLACES)
         room = Signal()
         m.d.sync += room.eq(fifo.w_level <= _PLACES - _ON_THE_WAY)
@@ -118,12 +118,12 @@ class EntryEmitter(wiring.Component):
                 picked.eq(first_picked),
             ]
 
-        m.d.comb += [
+        m.d.sync += [
+            entry_valid.eq(group_valid),
             entry.index.eq(Cat(_number_of(lowest), group_number)),
             entry.value.eq(any_of([_gated(group_values[lane].as_unsigned(), lowest[lane]) for lane in range(lanes)])),
-            fifo.w_en.eq(group_valid),
-            fifo.w_data.eq(entry),
         ]
+        m.d.comb += [fifo.w_en.eq(entry_valid), fifo.w_data.eq(entry)]
         return m
 
     def _parts(self, marks: Value, lanes: int) -> list[Value]:

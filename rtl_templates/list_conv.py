@@ -198,7 +198,8 @@ class ListConv(wiring.Component):
         cleared = Signal()
         with m.If(control["clear"]):
             m.d.sync += cleared.eq(1)
-        m.d.comb += starts.cleared.eq(cleared)
+        # The chain's end is far from its beginning.
+        m.d.comb += starts.cleared.eq(delayed(m, cleared, 2, "cleared"))
         self._finish(m, control, sums, results, cleared)
         return m
 

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from rtl_templates import streams, timing
 from rtl_templates.pipe import StreamBuffer
 from rtl_templates.streams import Layout
+from rtl_templates.trees import any_of
 
 
 class Narrow(wiring.Component):
@@ -38,19 +39,20 @@ class Narrow(wiring.Component):
         part = self.y.payload.shape()
         m.submodules.buffer = buffer = StreamBuffer(part)
         wiring.connect(m, buffer.y, wiring.flipped(self.y))
-        parts = Signal(data.ArrayLayout(part, self._parts))
-        emitted = Signal(range(self._parts))
-        busy, last = Signal(), Signal()
+        parts = Signal(data.ArrayLayout(part, self._parts), reset_less=True)
+        # One by one they are let through: of a beat that is shifted, every bit would take a look-up table.
+        chosen, busy = Signal(self._parts, init=1), Signal()
         m.d.comb += [
-            last.eq(emitted == self._parts - 1),
-            self.x.ready.eq(~busy | (last & buffer.x.ready)),
+            self.x.ready.eq(~busy | (chosen[-1] & buffer.x.ready)),
             buffer.x.valid.eq(busy),
-            buffer.x.payload.eq(parts[0]),
+            buffer.x.payload.as_value().eq(
+                any_of([parts[i].as_value() & chosen[i].replicate(part.size) for i in range(self._parts)])
+            ),
         ]
         with m.If(busy & buffer.x.ready):
-            m.d.sync += [emitted.eq(emitted + 1), parts.as_value().eq(parts.as_value() >> part.size)]
+            m.d.sync += chosen.eq(chosen.rotate_left(1))
         with m.If(self.x.ready):
-            m.d.sync += [busy.eq(self.x.valid), emitted.eq(0), parts.as_value().eq(self.x.payload.as_value())]
+            m.d.sync += [busy.eq(self.x.valid), parts.as_value().eq(self.x.payload.as_value())]
         return m
 
     @staticmethod

@@ -17,9 +17,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from rtl_templates import timing
+from rtl_templates.target import target
 from rtl_templates.trees import any_of, total
 
-# Channels. Ones are counted within groups before a register and over the groups after it: about equally long paths.
+# Ones are counted within groups before a register and over the groups after it: about equally long paths.
 _GROUP = 16
 
 
@@ -92,16 +93,18 @@ class RadixSearch(wiring.Component):
 
         # The parts of a position lie far apart on a chip: each group of channels has the control to itself. Copies stay
         # copies in synthesis because each depends on its own state.
-        controls = [self._control(m, group) for group in range(-(-self._channels // _GROUP))]
+        shared = target(platform).control_channels or self._channels
+        groups = [range(start, min(start + shared, self._channels)) for start in range(0, self._channels, shared)]
+        controls = [self._control(m, number) for number in range(len(groups))]
         m.d.comb += [self.x.ready.eq(~controls[0].busy), self.y.valid.eq(controls[0].busy & controls[0].ended)]
         incoming = self.x.payload
         first_key = self._key(incoming.values, self._steps.start)
         with m.If(~controls[0].busy):
             m.d.sync += missing.eq(self._k - 1 if begins else incoming.missing_but_one)
-        for group, control in enumerate(controls):
-            channels = slice(group * _GROUP, min((group + 1) * _GROUP, self._channels))
+        for group, control in zip(groups, controls, strict=True):
+            channels = slice(group.start, group.stop)
             with m.If(~control.busy):
-                m.d.sync += [values[c].eq(incoming.values[c]) for c in range(channels.start, channels.stop)]
+                m.d.sync += [values[c].eq(incoming.values[c]) for c in group]
                 if begins:
                     m.d.sync += [above[channels].eq(0), alive[channels].eq(-1), ones[channels].eq(first_key[channels])]
                 else:
@@ -138,10 +141,9 @@ class RadixSearch(wiring.Component):
             keys = [self._key(values, position) for position in self._steps[1:]]
             with m.If(controls[0].busy & controls[0].marks):
                 m.d.sync += missing.eq(after.missing_but_one)
-            for group, control in enumerate(controls):
-                channels = slice(group * _GROUP, min((group + 1) * _GROUP, self._channels))
-                size = channels.stop - channels.start
-                gated = [key[channels] & control.step[number].replicate(size) for number, key in enumerate(keys)]
+            for group, control in zip(groups, controls, strict=True):
+                channels = slice(group.start, group.stop)
+                gated = [key[channels] & control.step[number].replicate(len(group)) for number, key in enumerate(keys)]
                 with m.If(control.busy & control.marks):
                     m.d.sync += [
                         ones[channels].eq(after.alive[channels] & any_of(gated)),
@@ -150,10 +152,10 @@ class RadixSearch(wiring.Component):
                     ]
         return m
 
-    def _control(self, m: Module, group: int) -> _Control:
+    def _control(self, m: Module, number: int) -> _Control:
         """Where in its steps a position is."""
-        busy, step = Signal(name=f"busy_{group}"), Signal(len(self._steps), init=1, name=f"step_{group}")
-        phase = Signal(timing.STEP_CYCLES, init=1, name=f"phase_{group}")
+        busy, step = Signal(name=f"busy_{number}"), Signal(len(self._steps), init=1, name=f"step_{number}")
+        phase = Signal(timing.STEP_CYCLES, init=1, name=f"phase_{number}")
         marking = phase[-1]
         with m.If(~busy):
             m.d.sync += busy.eq(self.x.valid)

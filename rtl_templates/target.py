@@ -20,6 +20,8 @@ class Target:
         table_depth: constant memories up to this depth become LUTs.
         sharing: outputs of a constant matrix that may have adders in common, None for all: where every output shares with
             every other, the adders are a tangle that fills the wires of a small chip.
+        control_channels: channels of a position that share registers of control, None for all: for tools that do not copy
+            a register with many readers.
         ultra_ram: large memories without initial content exist beside block RAM: those that could be either go there.
     """
 
@@ -29,12 +31,21 @@ class Target:
     distributed_depth: int
     table_depth: int
     sharing: int | None = None
+    control_channels: int | None = None
     ultra_ram: bool = False
 
 
 # A distributed RAM has 16 rows; two of them take less than blocks, of which a wide and shallow memory would use a
 # twentieth. A block multiplies 18 by 18 bits.
-ECP5 = Target("ecp5", adder_operands=2, pair_offset=10, distributed_depth=32, table_depth=16, sharing=8)
+ECP5 = Target(
+    "ecp5",
+    adder_operands=2,
+    pair_offset=10,
+    distributed_depth=32,
+    table_depth=16,
+    sharing=8,
+    control_channels=16,
+)
 # A LUT holds 64 rows of a bit. A block multiplies 27 by 18 bits: no product overlaps the other.
 ULTRASCALE = Target("ultrascale+", adder_operands=3, pair_offset=18, distributed_depth=64, table_depth=64)
 TARGETS = {target.family: target for target in (ECP5, ULTRASCALE)}

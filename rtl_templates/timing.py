@@ -68,7 +68,7 @@ def search_ranges(steps: int, stages: int) -> list[tuple[int, int]]:
 
 def local_latency(channels: int, emit: str, bits: int = 8, k: int = 1) -> int:
     """Cycles from the last beat of a position to its first output beat, while nothing waits; k counts for "lists"."""
-    after = {"values": 2, "entries": 4, "lists": 4 + min(k, channels)}
+    after = {"values": 2, "entries": 5, "lists": 5 + min(k, channels)}
     return STREAM_BUFFER_LATENCY + STEP_CYCLES * search_steps(channels, emit, bits) + after[emit]
 
 

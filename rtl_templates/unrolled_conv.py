@@ -13,6 +13,9 @@ from rtl_templates.mac_engine import delayed
 from rtl_templates.result_fifo import ResultFifo
 from rtl_templates.window_sweep import Blocks, Pair, WindowSweep
 
+# Running maxima that read one register: more would lie too far apart.
+_KERNELS_A_STROBE = 16
+
 
 class UnrolledConv(wiring.Component):
     """Conv2d without padding, dilation or groups, and max-pool whose stride is its window; a position a cycle.
@@ -105,17 +108,26 @@ class UnrolledConv(wiring.Component):
         m.d.comb += [sweep.room.eq(results.room), results.reserve.eq(sweep.reserve), adders.x.eq(sweep.taps)]
 
         values: list[Value] = []
+        begins: list[Signal] = []
         for index, output in enumerate(self.graph.outputs):
+            if self._pooled and index % _KERNELS_A_STROBE == 0:
+                begins.append(self._begins(m, first, last, index))
             # Only as wide as it can be: maximum and registers take less.
             value = Signal(shape_of(output.low, output.bits), name=f"sum_{index}")
             m.d.comb += value.eq(adders.y[index])
-            values.append(self._largest(m, value, first, index) if self._pooled else value)
+            values.append(self._largest(m, value, begins[-1], index) if self._pooled else value)
         done = delayed(m, last, timing.UNROLLED_POOL_LATENCY, "done") if self._pooled else last
         if self.beats == 1:
             m.d.comb += [results.write.eq(done), *(results.data[i].eq(value) for i, value in enumerate(values))]
         else:
             self._narrow(m, values, done, results)
         return m
+
+    def _begins(self, m: Module, first: Value, last: Value, index: int) -> Signal:
+        """Whether no position of the block has passed yet. Copies of it stay apart: each depends on its own state."""
+        begins = Signal(init=1, name=f"begins_{index}")
+        m.d.sync += begins.eq(last | (begins & ~first))
+        return begins
 
     def _largest(self, m: Module, value: Signal, first: Value, index: int) -> Signal:
         """The largest value since the first of the block."""
@@ -145,7 +157,7 @@ class UnrolledConv(wiring.Component):
         m.d.comb += results.data.eq(beat)
         for lane in range(self.lanes):
             # Each lane counts for itself: one counter would have too many readers.
-            number = Signal(range(self.beats), name=f"beat_{lane}")
+            number = Signal(range(self.beats), name=f"beat_{lane}", reset_less=True)
             m.d.sync += number.eq(Mux(done, 0, number + 1))
             of_lane = held[lane :: self.lanes]
             zeros = [0] * (self.beats - len(of_lane))

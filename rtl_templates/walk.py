@@ -209,7 +209,7 @@ class Walker(wiring.Component):
 
         # Stage 2: addresses, registered.
         for reader in range(walk.readers):
-            delta, dy, dx, present, weight = self._table(m, reader, table_address, issue, step_1)
+            delta, dy, dx, present, weight = self._table(m, reader, table_address, step_1)
             m.d.sync += [
                 self.address[reader].eq(origin_1 + delta),
                 self.inside[reader].eq(
@@ -223,7 +223,7 @@ class Walker(wiring.Component):
             ]
         return m
 
-    def _table(self, m, reader, address, enable, step):
+    def _table(self, m, reader, address, step):
         """The step table of one reader as a memory; constant fields cost no bits, nor do rows that follow each other."""
         walk = self.walk
         dy, dx = walk.dy[..., reader].ravel(), walk.dx[..., reader].ravel()
@@ -256,7 +256,8 @@ class Walker(wiring.Component):
             memory = Memory(shape=unsigned(width), depth=len(rows), init=rows)
             m.submodules[f"table_{reader}"] = memory
             port = memory.read_port()
-            m.d.comb += [port.addr.eq(address), port.en.eq(enable)]
+            # What is read while nothing is issued, nobody looks at.
+            m.d.comb += [port.addr.eq(address), port.en.eq(1)]
         result = []
         for place, constant in places:
             if place is None:

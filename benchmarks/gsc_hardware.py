@@ -109,6 +109,7 @@ def main(
     ] = False,
     clock: Annotated[float, typer.Option(metavar="MHZ", help="Of the bitstream.")] = 110.0,
     router: Annotated[str, typer.Option(help="router1, or router2, which ends sooner.")] = "router2",
+    placer: Annotated[str, typer.Option(help="static, or heap.")] = "static",
     placement_seed: Annotated[int, typer.Option(help="Another one gives another placement.")] = 1,
     nextpnr: Annotated[str, typer.Option(metavar="OPTIONS", help="More options of nextpnr-ecp5.")] = "",
     network: Annotated[
@@ -136,7 +137,7 @@ def main(
                 resources[family] = _counts(generated, family)
             built = None
             if place_and_route:
-                options = {"router": router, "seed": placement_seed, "nextpnr": nextpnr}
+                options = {"router": router, "placer": placer, "seed": placement_seed, "nextpnr": nextpnr}
                 built = _built(folder, board_name, clock, options, report)
             result = _result(packed, generated, seed, simulate, bit_exact, measured, resources, built)
     except HwgenError as error:

@@ -42,11 +42,11 @@ class BankedMemory(wiring.Component):
         address: of a row.
         data: the row.
 
-    Latency: 4 cycles: a bank, the register behind it, the choice among a few banks, and that among their choices.
-    Initiation interval: 1 cycle.
+    Latency: 5 cycles: the bank's address, the bank, the register behind it, the choice among a few banks, and that among
+    their choices. Initiation interval: 1 cycle.
     """
 
-    LATENCY = 4
+    LATENCY = 5
 
     def __init__(self, rows: Sequence[int], width: int):
         self._rows, self._width = list(rows), width
@@ -56,24 +56,29 @@ class BankedMemory(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         in_bank = max(1, (self.bank_depth - 1).bit_length())
+        above = self.address[in_bank:]
+        starts = range(0, len(self._rows), self.bank_depth)
         held = []
-        for number, start in enumerate(range(0, len(self._rows), self.bank_depth)):
+        for number, start in enumerate(starts):
             rows = self._rows[start : start + self.bank_depth]
             memory = Memory(shape=unsigned(self._width), depth=len(rows), init=rows)
             m.submodules[f"bank_{number}"] = memory
             port = memory.read_port()
+            # Of its own, since one register would have to reach all blocks.
+            address = Signal(in_bank, name=f"address_{number}", reset_less=True)
+            with m.If(above == number if len(starts) > 1 else 1):
+                m.d.sync += address.eq(self.address[:in_bank])
             register = Signal(self._width, name=f"held_{number}", reset_less=True)
-            m.d.comb += [port.en.eq(1), port.addr.eq(self.address[:in_bank])]
+            m.d.comb += [port.en.eq(1), port.addr.eq(address)]
             m.d.sync += register.eq(port.data)
             held.append(register)
         # Banks lie far apart, and so do the bits of a row: no more than a look-up table or two between two registers.
         of_few = [held[start : start + _FEW] for start in range(0, len(held), _FEW)]
-        above = self.address[in_bank:]
-        upper = [Signal(len(above), name=f"bank_{age}", reset_less=True) for age in range(3)]
+        upper = [Signal(len(above), name=f"above_{age}", reset_less=True) for age in range(4)]
         m.d.sync += [later.eq(now) for now, later in pairwise([above, *upper])]
         few_bits = (_FEW - 1).bit_length()
-        chosen = [self._chosen(m, few, upper[1][:few_bits], f"of_few_{i}") for i, few in enumerate(of_few)]
-        m.d.comb += self.data.eq(self._chosen(m, chosen, upper[2][few_bits:], "of_all"))
+        chosen = [self._chosen(m, few, upper[2][:few_bits], f"of_few_{i}") for i, few in enumerate(of_few)]
+        m.d.comb += self.data.eq(self._chosen(m, chosen, upper[3][few_bits:], "of_all"))
         return m
 
     def _chosen(self, m: Module, words: Sequence[Signal], number: Value, name: str) -> Signal:

@@ -177,7 +177,7 @@ def serial_interval(steps: int, kernels: int, lists: bool) -> int:
         kernels: accumulators a set, drained one a cycle.
         lists: of a list stream; what lies between the walker and the accumulators is longer then.
     """
-    return steps + max(kernels, 12 if lists else 9)
+    return steps + max(kernels, 13 if lists else 10)
 
 
 # Of WindowSweep, beside the reads of a block; of UnrolledConv, from the taps' register to the output.

@@ -141,17 +141,21 @@ class UnrolledConv(wiring.Component):
 
     def _narrow(self, m: Module, values: list[Value], done: Value, results: ResultFifo) -> None:
         """A result beat by beat; the next comes no earlier than in `beats` cycles."""
-        held = []
-        for index, value in enumerate(values):
-            register = Signal(value.shape(), name=f"result_{index}", reset_less=True)
-            with m.If(done):
-                m.d.sync += register.eq(value)
-            held.append(register)
         left = Signal(range(self.beats + 1))
         with m.If(done):
             m.d.sync += left.eq(self.beats)
         with m.Elif(left != 0):
             m.d.sync += left.eq(left - 1)
+        held: list[Value] = []
+        for index, value in enumerate(values):
+            if index % _KERNELS_A_STROBE == 0:
+                # Until the last beat has been read, when the next result may come.
+                holds = Signal(name=f"holds_{index}")
+                m.d.sync += holds.eq(done | (holds & (left != 2)))
+            register = Signal(value.shape(), name=f"result_{index}", reset_less=True)
+            with m.If(~holds):
+                m.d.sync += register.eq(value)
+            held.append(register)
         m.d.sync += results.write.eq(left != 0)
         beat = Signal(data.ArrayLayout(self.accumulator, self.lanes), reset_less=True)
         m.d.comb += results.data.eq(beat)

@@ -17,7 +17,7 @@ from rtl_templates import timing
 
 # Cycles from the last step of a group to the moment its bank of accumulators can be used again, without the drain
 # itself and without the adder trees; measured in tests/rtl_templates/test_mac_engine.py.
-BANK_LATENCY = 12
+BANK_LATENCY = 13
 
 
 @dataclass(frozen=True, eq=False)

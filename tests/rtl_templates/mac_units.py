@@ -111,13 +111,13 @@ def stage_of(case: Case) -> tuple[Mac, PackedNetwork]:
 def round_trip(stage: Mac) -> int:
     """Cycles from the start of a group to the moment its bank can be given to another, counted in the source.
 
-    Walker 2, activation 1, weights 3, operands 1, products 1, with lists entry, row and weight 3 more; then the last step,
+    Walker 2, activation 1, weights 4, operands 1, products 1, with lists entry, row and weight 3 more; then the last step,
     a register a level of the tree over the lanes where each set has one accumulator, `done`, `waiting`, the drain,
     `under_way`.
     """
     lanes = stage.multipliers // stage.parallel
     levels = (lanes - 1).bit_length() if stage.kernels == 1 else 0
-    return stage.steps + (11 if stage.stream_lanes is None else 8) + levels + stage.kernels + 1
+    return stage.steps + (12 if stage.stream_lanes is None else 9) + levels + stage.kernels + 1
 
 
 def starts(stage: Mac, words: int) -> list[int]:
@@ -183,7 +183,7 @@ def unit(case: Case) -> tuple[wiring.Component, Expected]:
     beats = to_stream(case, stage, x)
     in_word = len(beats) // WORDS
     levels = (stage.multipliers // stage.parallel - 1).bit_length()
-    latency += stage.steps + (11 if case.listed else 8) + (levels + 3 if stage.kernels == 1 else 2 + max(1, levels))
+    latency += stage.steps + (12 if case.listed else 9) + (levels + 3 if stage.kernels == 1 else 2 + max(1, levels))
     return accelerator(Plan(board=None, mode="auto", stages=stages, output=output), packed), Expected(
         name=f"{case.name}: {stage}",
         x=beats,

@@ -190,7 +190,7 @@ def unit(case: Case) -> tuple[MacEngine, Expected]:
         y=[pack(beat, BITS) for beat in y.reshape(-1, case.sets)],
         care=[-1],
         cycles=[start + beat for start in case.starts() for beat in range(case.kernels)],
-        latency=case.sweep + steps + (11 if lists else 8) + 6 + levels,
+        latency=case.sweep + steps + (12 if lists else 9) + 6 + levels,
         latency_from=case.positions * case.beats - 1,
     )
 

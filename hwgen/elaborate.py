@@ -43,7 +43,7 @@ def accelerator(plan: Plan, packed: PackedNetwork) -> Pipeline:
         (f"stage_{index}_{_identifier(stage.name)}_{_identifier(stage.kind)}", network.component(stage))
         for index, stage in enumerate(plan.stages)
     ]
-    return Pipeline(components, own_resets=True)
+    return Pipeline(components, linked=network.target.links, own_resets=True)
 
 
 def stage_component(plan: Plan, packed: PackedNetwork, stage: Stage):

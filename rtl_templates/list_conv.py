@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from rtl_templates import streams
 from rtl_templates.conv_lane import ConvLane, LaneShape
 from rtl_templates.mac_engine import delayed
-from rtl_templates.pipe import StreamBuffer
 from rtl_templates.result_fifo import ResultFifo
 from rtl_templates.target import ECP5, Target, target
 from rtl_templates.weight_memory import weight_memory
@@ -138,7 +137,7 @@ class ListConv(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from the last list of a window to its first beat, while nothing waits and nothing is padded."""
-        return self.lane.steps + ConvLane.ADD + self.lanes + 7
+        return self.lane.steps + ConvLane.ADD + self.lanes + 6
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -160,10 +159,7 @@ class ListConv(wiring.Component):
                 waiting.r_en.eq(writer.x.ready),
             ]
         else:
-            # Whether there is room is known far from where lists come from.
-            m.submodules.arriving = arriving = StreamBuffer(self.x.payload.shape())
-            wiring.connect(m, wiring.flipped(self.x), arriving.x)
-            wiring.connect(m, arriving.y, writer.x)
+            wiring.connect(m, wiring.flipped(self.x), writer.x)
         wiring.connect(m, results.y, wiring.flipped(self.y))
         m.d.comb += [
             starts.arrived.eq(writer.arrived),

@@ -13,7 +13,6 @@ from rtl_templates.beat_emitter import BeatEmitter
 from rtl_templates.entry_emitter import EntryEmitter, marked
 from rtl_templates.layouts import channel_count, checked
 from rtl_templates.list_gatherer import ListGatherer
-from rtl_templates.pipe import StreamBuffer
 from rtl_templates.position_loader import PositionLoader
 from rtl_templates.radix_search import RadixSearch
 from rtl_templates.streams import Layout
@@ -23,9 +22,9 @@ from rtl_templates.trees import any_of
 class LocalWinners(wiring.Component):
     """Keeps exactly the k largest values of each position; ties go to the lowest torch index.
 
-        x --> StreamBuffer --> PositionLoader --> RadixSearch x stages --> BeatEmitter ------------------> y (values)
-                                                     '--> marks --> EntryEmitter ------------------------> y (entries)
-                                                            '--> (EntryEmitter --> ListGatherer) x emitters --> y (lists)
+        x --> PositionLoader --> RadixSearch x stages --> BeatEmitter ----------------------------------> y (values)
+                                                    '--> marks --> EntryEmitter ------------------------> y (entries)
+                                                           '--> (EntryEmitter --> ListGatherer) x emitters --> y (lists)
 
     The parts work on successive positions at once.
 
@@ -73,11 +72,8 @@ class LocalWinners(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        # The search says in the same cycle whether the loader can take a position's last beat: that goes no further.
-        m.submodules.buffer = buffer = StreamBuffer(self.x.payload.shape())
         m.submodules.loader = loader = PositionLoader(self._layout, self._shape)
-        wiring.connect(m, wiring.flipped(self.x), buffer.x)
-        wiring.connect(m, buffer.y, loader.x)
+        wiring.connect(m, wiring.flipped(self.x), loader.x)
         searches = [
             RadixSearch(self._shape, self._channels, self._k, self._steps, first, last)
             for first, last in timing.search_ranges(self._steps, self._stages)

@@ -71,17 +71,14 @@ class ParallelGlobalWinners(wiring.Component):
         for number, reader in enumerate(readers):
             m.submodules[f"reader_{number}"] = reader
 
-        # A beat goes to the search and to the reader whose turn it is, when both take it: that goes no further.
-        m.submodules.head = head = StreamBuffer(self.x.payload.shape())
-        wiring.connect(m, wiring.flipped(self.x), head.x)
-        x = head.y
-        filling = self._turn(m, "filling", x.valid & x.ready, len(self._layout) * self._positions)
+        # A beat goes to the search and to the reader whose turn it is, when both take it.
+        filling = self._turn(m, "filling", self.x.valid & self.x.ready, len(self._layout) * self._positions)
         free = Signal()
         m.d.comb += [
             free.eq((filling & Cat(reader.x.ready for reader in readers)).any()),
-            x.ready.eq(search.x.ready & free),
-            search.x.valid.eq(x.valid & free),
-            search.x.payload.eq(x.payload),
+            self.x.ready.eq(search.x.ready & free),
+            search.x.valid.eq(self.x.valid & free),
+            search.x.payload.eq(self.x.payload),
         ]
         searching = self._turn(m, "searching", search.y.valid & search.y.ready, 1)
         # Words start at equal distances, also where the readers limit them: else those would bunch.
@@ -98,8 +95,8 @@ class ParallelGlobalWinners(wiring.Component):
         ]
         for number, reader in enumerate(readers):
             m.d.comb += [
-                reader.x.valid.eq(x.valid & search.x.ready & filling[number]),
-                reader.x.payload.eq(x.payload),
+                reader.x.valid.eq(self.x.valid & search.x.ready & filling[number]),
+                reader.x.payload.eq(self.x.payload),
                 reader.threshold.valid.eq(search.y.valid & due & searching[number]),
                 reader.threshold.payload.eq(search.y.payload),
             ]

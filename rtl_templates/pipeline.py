@@ -8,12 +8,16 @@ from itertools import pairwise
 from amaranth.hdl import C, ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Signal, Value
 from amaranth.lib import wiring
 
+from rtl_templates.pipe import StreamBuffer
+
 
 class Pipeline(wiring.Component):
     """A component made of components.
 
     Arguments:
         components: (name, component) in the order in which data passes them; each has `x` and `y`, names are unique.
+        linked: a StreamBuffer between every two components, for those that lie far apart: whether one takes a beat is
+            often decided in the same cycle, and that goes no further.
         own_resets: each component's reset comes from a register of its own, since one that reaches all of a large chip
             in a cycle would be the slowest path of it. A component is released a cycle after the one behind it, so that
             nothing is given to who is not yet there; until all are, about three cycles a component, `x` waits.
@@ -22,11 +26,13 @@ class Pipeline(wiring.Component):
         x: of the first component.
         y: of the last.
 
-    Latency: the sum of the components' latencies. Initiation interval: that of the slowest, provided that each buffers
+    Latency: the sum of the components' latencies, and of the links'. Initiation interval: that of the slowest, provided that each buffers
     what those before and behind it do at other times.
     """
 
-    def __init__(self, components: Sequence[tuple[str, wiring.Component]], *, own_resets: bool = False):
+    def __init__(
+        self, components: Sequence[tuple[str, wiring.Component]], *, linked: bool = False, own_resets: bool = False
+    ):
         if not components:
             raise ValueError("components must not be empty")
         seen: set[str] = set()
@@ -41,6 +47,10 @@ class Pipeline(wiring.Component):
             if upstream.signature.members["y"].flip() != downstream.signature.members["x"]:
                 raise ValueError(f"component {taker!r} does not take what component {giver!r} gives")
         self.components, self.own_resets = list(components), own_resets
+        if linked:
+            for place in range(len(components) - 1, 0, -1):
+                name, taker = components[place]
+                self.components.insert(place, (f"{name}_link", StreamBuffer(taker.x.payload.shape())))
         first, last = components[0][1], components[-1][1]
         super().__init__({"x": first.signature.members["x"], "y": last.signature.members["y"]})
 
@@ -78,4 +88,6 @@ class Pipeline(wiring.Component):
             m.domains += ClockDomain(name, local=True)
             m.d.comb += [ClockSignal(name).eq(ClockSignal()), ResetSignal(name).eq(reset)]
             before = reset
-        return resetting | before
+        awake = Signal()
+        m.d.sync += awake.eq(~(resetting | before))
+        return ~awake

@@ -22,6 +22,8 @@ class Target:
             every other, the adders are a tangle that fills the wires of a small chip.
         control_channels: channels of a position that share registers of control, None for all: for tools that do not copy
             a register with many readers.
+        links: stages are joined by stream buffers: a stall does not cross a chip in a cycle, at a look-up table and two
+            flip-flops a bit.
         ultra_ram: large memories without initial content exist beside block RAM: those that could be either go there.
     """
 
@@ -32,6 +34,7 @@ class Target:
     table_depth: int
     sharing: int | None = None
     control_channels: int | None = None
+    links: bool = False
     ultra_ram: bool = False
 
 
@@ -45,6 +48,7 @@ ECP5 = Target(
     table_depth=16,
     sharing=8,
     control_channels=16,
+    links=True,
 )
 # A LUT holds 64 rows of a bit. A block multiplies 27 by 18 bits: no product overlaps the other.
 ULTRASCALE = Target("ultrascale+", adder_operands=3, pair_offset=18, distributed_depth=64, table_depth=64)

@@ -69,7 +69,7 @@ def search_ranges(steps: int, stages: int) -> list[tuple[int, int]]:
 def local_latency(channels: int, emit: str, bits: int = 8, k: int = 1) -> int:
     """Cycles from the last beat of a position to its first output beat, while nothing waits; k counts for "lists"."""
     after = {"values": 2, "entries": 5, "lists": 5 + min(k, channels)}
-    return STREAM_BUFFER_LATENCY + STEP_CYCLES * search_steps(channels, emit, bits) + after[emit]
+    return STEP_CYCLES * search_steps(channels, emit, bits) + after[emit]
 
 
 def local_interval(
@@ -147,7 +147,7 @@ def parallel_global_interval(
 
 def parallel_global_latency(channels: int, positions: int, lanes: int, bits: int = 8) -> int:
     """Cycles from a word's last beat to its first entry in ParallelGlobalWinners, while nothing waits."""
-    return STREAM_BUFFER_LATENCY + threshold_interval(lanes, bits) + channels * positions + _READER_LATENCY
+    return threshold_interval(lanes, bits) + channels * positions + _READER_LATENCY
 
 
 def scatter_interval(steps: int, places: int) -> int:

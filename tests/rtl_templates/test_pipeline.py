@@ -26,12 +26,13 @@ def test_passes_through_every_component():
     x = np.random.default_rng(8).integers(-32, 32, (POSITIONS, 3, 4))
     y = np.maximum(x[:, [0, 2]], 0).reshape(-1, 2)
     beats = [pack(beat, 6) for beat in x.reshape(-1, 4).tolist()]
-    long, awake = (
+    long, awake, linked = (
         Pipeline(
             [("drop", DropEmpty(LAYOUT, shape)), ("rectify", ReLU(shape, 4)), ("narrow", Narrow(shape, 4, 2))],
+            linked=linked,
             own_resets=own_resets,
         )
-        for own_resets in (False, True)
+        for linked, own_resets in ((False, False), (False, True), (True, True))
     )
     alone = Pipeline([("buffer", StreamBuffer(streams.value_beat(shape, 4)))])
     check_units(
@@ -40,6 +41,7 @@ def test_passes_through_every_component():
             (long, expected("long", beats, [pack(beat, 6) for beat in y.tolist()], range(4), 4, 1 + 1 + 2)),
             # A component is awake before the one that gives to it, even in the cycle in which that one gets.
             (awake, expected("own resets", beats, [pack(beat, 6) for beat in y.tolist()], range(4), 4, 1 + 1 + 2)),
+            (linked, expected("linked", beats, [pack(beat, 6) for beat in y.tolist()], range(4), 4, 1 + 1 + 2 + 2)),
             (alone, expected("alone", beats, beats, range(3), 3, 1)),
         ]
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from amaranth import Cat, Module, Mux, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from rtl_templates import streams
+from rtl_templates.target import target
 from rtl_templates.trees import any_of
 
 # Of the FIFO: what a row of LUT RAM has.
@@ -19,6 +22,14 @@ _ON_THE_WAY = 4
 def marked(shape: Shape, channels: int) -> data.StructLayout:
     """A position with marks: its values, which of them come first, and which come after them."""
     return data.StructLayout({"values": data.ArrayLayout(shape, channels), "first": channels, "then": channels})
+
+
+class _Control(NamedTuple):
+    """An entry is on its way; it is its position's last; another position can come."""
+
+    move: Signal
+    is_last: Signal
+    ready: Signal
 
 
 class EntryEmitter(wiring.Component):
@@ -72,26 +83,32 @@ class EntryEmitter(wiring.Component):
         groups = -(-self._channels // lanes)
 
         # Groups with marks left, those of `first` below those of `then`; the lowest of all is kept apart, ready to use.
-        position, busy = Signal(self.x.payload.shape()), Signal()
+        position = Signal(self.x.payload.shape())
         waiting, picked = Signal(2 * groups), Signal(2 * groups)
         group_marks, group_values = Signal(lanes), Signal(data.ArrayLayout(self._shape, lanes))
         group_number, group_valid = Signal(range(groups)), Signal()
-        # Moves of a position: each brings one entry to the head of the group register, the last one says so.
-        moved, is_last, ended = Signal(range(self._size)), Signal(), Signal(init=1)
-        move, fetch, lowest = Signal(), Signal(), Signal(lanes)
+        # Moves of a position: each brings one entry to the head of the group register. The parts of a position lie far
+        # apart on a chip, so each share of the channels counts for itself; the first counts for all else.
+        shared = target(platform).control_channels or self._channels
+        shares = [range(start, min(start + shared, self._channels)) for start in range(0, self._channels, shared)]
+        controls = [self._count(m, number, room) for number in range(len(shares))]
+        for channels, control in zip(shares, controls, strict=True):
+            of_share = slice(channels.start, channels.stop)
+            with m.If(control.ready):
+                m.d.sync += [
+                    position.first[of_share].eq(self.x.payload.first[of_share]),
+                    position.then[of_share].eq(self.x.payload.then[of_share]),
+                    *(position.values[c].eq(self.x.payload.values[c]) for c in channels),
+                ]
+        move, is_last, ended = controls[0].move, controls[0].is_last, Signal(init=1)
+        fetch, lowest = Signal(), Signal(lanes)
         m.d.comb += [
             lowest.eq(group_marks & -group_marks),
-            move.eq(busy & room),
             fetch.eq(move & (ended | (group_marks == lowest))),
-            is_last.eq(moved == self._size - 1),
-            self.x.ready.eq(~busy | (move & is_last)),
+            self.x.ready.eq(controls[0].ready),
         ]
         with m.If(move):
-            m.d.sync += [
-                moved.eq(Mux(is_last, 0, moved + 1)),
-                ended.eq(is_last),
-                group_marks.eq(group_marks & ~lowest),
-            ]
+            m.d.sync += [ended.eq(is_last), group_marks.eq(group_marks & ~lowest)]
         of_either, next_picked = Signal(groups), Signal(2 * groups)
         m.d.comb += [of_either.eq(picked[:groups] | picked[groups:]), next_picked.eq(waiting & -waiting)]
         with m.If(fetch):
@@ -111,12 +128,7 @@ class EntryEmitter(wiring.Component):
             marks = self._parts(self.x.payload.first, lanes) + self._parts(self.x.payload.then, lanes)
             marked_groups = Cat(part.any() for part in marks)
             first_picked = marked_groups & -marked_groups
-            m.d.sync += [
-                busy.eq(self.x.valid),
-                position.eq(self.x.payload),
-                waiting.eq(marked_groups & ~first_picked),
-                picked.eq(first_picked),
-            ]
+            m.d.sync += [waiting.eq(marked_groups & ~first_picked), picked.eq(first_picked)]
 
         m.d.sync += [
             entry_valid.eq(group_valid),
@@ -125,6 +137,21 @@ class EntryEmitter(wiring.Component):
         ]
         m.d.comb += [fifo.w_en.eq(entry_valid), fifo.w_data.eq(entry)]
         return m
+
+    def _count(self, m: Module, number: int, room: Signal) -> _Control:
+        """Where in its entries a position is. Copies stay apart in synthesis: each depends on its own state."""
+        busy, moved = Signal(name=f"busy_{number}"), Signal(range(self._size), name=f"moved_{number}")
+        move, is_last, ready = (Signal(name=f"{name}_{number}") for name in ("move", "is_last", "ready"))
+        m.d.comb += [
+            is_last.eq(moved == self._size - 1),
+            move.eq(busy & room),
+            ready.eq(~busy | (room & is_last)),
+        ]
+        with m.If(move):
+            m.d.sync += moved.eq(Mux(is_last, 0, moved + 1))
+        with m.If(ready):
+            m.d.sync += busy.eq(self.x.valid)
+        return _Control(move, is_last, ready)
 
     def _parts(self, marks: Value, lanes: int) -> list[Value]:
         """The marks of each group."""

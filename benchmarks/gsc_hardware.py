@@ -109,7 +109,7 @@ def main(
     ] = False,
     clock: Annotated[float, typer.Option(metavar="MHZ", help="Of the bitstream.")] = 110.0,
     router: Annotated[str, typer.Option(help="router1, or router2, which ends sooner.")] = "router2",
-    placer: Annotated[str, typer.Option(help="static, or heap.")] = "static",
+    placer: Annotated[str, typer.Option(help="heap or static.")] = "heap",
     placement_seed: Annotated[int, typer.Option(help="Another one gives another placement.")] = 1,
     nextpnr: Annotated[str, typer.Option(metavar="OPTIONS", help="More options of nextpnr-ecp5.")] = "",
     network: Annotated[

@@ -41,7 +41,7 @@ Report = Callable[[str, float | None], None]
 UTILISATION = "utilisation.json"
 BITSTREAM = "accelerator.bit"
 ROUTERS = ("router1", "router2")
-PLACERS = ("static", "heap")
+PLACERS = ("heap", "static")
 # What an order code calls a package, and what nextpnr does.
 PACKAGES = {"BG": "CABGA", "MG": "CSFBGA"}
 # The cells of nextpnr's report that a user counts; the others come with the board's pins and clocks.
@@ -58,7 +58,7 @@ class Options:
         seed: of the placement: another seed gives another result.
         router: "router1", whose clocks are some 10 % faster, or "router2", which ends soon where router1's last
             connections take hours.
-        placer: "static", which leaves shorter wires and faster clocks on a crowded FPGA, or "heap", which ends sooner.
+        placer: "heap", or "static", which takes longer and leaves shorter wires, but packs more densely.
         nextpnr: more options of nextpnr's command line, such as "--parallel-refine --threads 2", which programs built
             for a machine have.
         floorplan: places multiplier and memory blocks first, see boards.floorplan; else nextpnr does.
@@ -68,7 +68,7 @@ class Options:
     baud: int | None = None
     seed: int = 1
     router: str = "router1"
-    placer: str = "static"
+    placer: str = "heap"
     nextpnr: str = ""
     floorplan: bool = True
 

@@ -284,9 +284,7 @@ def build(
     router: Annotated[
         str, typer.Option("--router", help="router1 for speed; router2 ends soon even on a crowded FPGA.")
     ] = "router1",
-    placer: Annotated[
-        str, typer.Option("--placer", help="static for short wires and fast clocks; heap ends sooner.")
-    ] = "static",
+    placer: Annotated[str, typer.Option("--placer", help="heap; static leaves shorter wires, more densely.")] = "heap",
     nextpnr: Annotated[str, typer.Option("--nextpnr", metavar="OPTIONS", help="More options of nextpnr-ecp5.")] = "",
     floorplan: Annotated[
         bool, typer.Option(help="Place multipliers and memories first, where they are many; else nextpnr does.")

@@ -173,7 +173,8 @@ def unit(case: Case) -> tuple[wiring.Component, Expected]:
     bits, layout, parts, latency = stage.accumulator_bits, stage.layout, 1, 0
     stages: tuple[Stage, ...] = (stage,)
     if case.narrow is not None:
-        parts, latency = -(-stage.parallel // case.narrow), timing.NARROW_LATENCY
+        # With the link between the two stages.
+        parts, latency = -(-stage.parallel // case.narrow), timing.STREAM_BUFFER_LATENCY + timing.NARROW_LATENCY
         layout = narrowed(stage.layout, case.narrow)
         stages = (stage, _narrow(stage, case.narrow, layout))
     output = Output(lanes=len(layout[0]), bits=bits, signed=True, layout=layout, shape=())

@@ -270,7 +270,7 @@ def _published(filled: Filled) -> dict[str, int | None] | None:
 def _ratios(
     designs: Mapping[str, Sequence[Design]], filled: Sequence[Filled], clock_hz: float, share: float
 ) -> dict[str, float]:
-    """Sparse-sparse and dense on the U250; empty without sparse-sparse, and without a dense design against its bound alone."""
+    """Sparse-sparse and dense on the U250: dense's bound alone without a dense design, empty without sparse-sparse."""
     if "sparse-sparse" not in designs:
         return {}
     chip = board("alveo-u250")

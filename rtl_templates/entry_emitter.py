@@ -89,8 +89,7 @@ class EntryEmitter(wiring.Component):
         group_number, group_valid = Signal(range(groups)), Signal()
         # Moves of a position: each brings one entry to the head of the group register. The parts of a position lie far
         # apart on a chip, so each share of the channels counts for itself; the first counts for all else.
-        shared = target(platform).control_channels or self._channels
-        shares = [range(start, min(start + shared, self._channels)) for start in range(0, self._channels, shared)]
+        shares = target(platform).control_groups(self._channels)
         controls = [self._count(m, number, room) for number in range(len(shares))]
         for channels, control in zip(shares, controls, strict=True):
             of_share = slice(channels.start, channels.stop)

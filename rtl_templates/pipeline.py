@@ -26,8 +26,8 @@ class Pipeline(wiring.Component):
         x: of the first component.
         y: of the last.
 
-    Latency: the sum of the components' latencies, and of the links'. Initiation interval: that of the slowest, provided that each buffers
-    what those before and behind it do at other times.
+    Latency: the sum of the components' latencies, and of the links'. Initiation interval: that of the slowest, provided
+    that each buffers what those before and behind it do at other times.
     """
 
     def __init__(

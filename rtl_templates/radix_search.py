@@ -93,8 +93,7 @@ class RadixSearch(wiring.Component):
 
         # The parts of a position lie far apart on a chip: each group of channels has the control to itself. Copies stay
         # copies in synthesis because each depends on its own state.
-        shared = target(platform).control_channels or self._channels
-        groups = [range(start, min(start + shared, self._channels)) for start in range(0, self._channels, shared)]
+        groups = target(platform).control_groups(self._channels)
         controls = [self._control(m, number) for number in range(len(groups))]
         m.d.comb += [self.x.ready.eq(~controls[0].busy), self.y.valid.eq(controls[0].busy & controls[0].ended)]
         incoming = self.x.payload

@@ -37,6 +37,11 @@ class Target:
     links: bool = False
     ultra_ram: bool = False
 
+    def control_groups(self, channels: int) -> list[range]:
+        """The channels of a position, by the registers of control that they share."""
+        size = self.control_channels or channels
+        return [range(start, min(start + size, channels)) for start in range(0, channels, size)]
+
 
 # A distributed RAM has 16 rows; two of them take less than blocks, of which a wide and shallow memory would use a
 # twentieth. A block multiplies 18 by 18 bits.

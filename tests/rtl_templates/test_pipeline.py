@@ -39,7 +39,6 @@ def test_passes_through_every_component():
         [
             # The dropped beat leaves the narrower time for the second half of the one before.
             (long, expected("long", beats, [pack(beat, 6) for beat in y.tolist()], range(4), 4, 1 + 1 + 2)),
-            # A component is awake before the one that gives to it, even in the cycle in which that one gets.
             (awake, expected("own resets", beats, [pack(beat, 6) for beat in y.tolist()], range(4), 4, 1 + 1 + 2)),
             (linked, expected("linked", beats, [pack(beat, 6) for beat in y.tolist()], range(4), 4, 1 + 1 + 2 + 2)),
             (alone, expected("alone", beats, beats, range(3), 3, 1)),

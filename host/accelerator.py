@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from host.devices import Device, open_device
+from host.devices import Device, RealDevice, open_device
 from hwgen.errors import DataError, FormatError, InputError
 from hwgen.format.bundle import NETWORK, Manifest, read_manifest
 from hwgen.format.network import IntegerNetwork
@@ -58,7 +58,9 @@ class Accelerator:
         self._device = device
         flow = tensors(network)
         self._input, self._output = flow[0], flow[-1]
-        self._statistics = Statistics()
+        # A head is computed here, of the integers and in double precision.
+        self._real = device if isinstance(device, RealDevice) and network.head is None else None
+        self._words, self._seconds = 0, 0.0
         self._lock = threading.Lock()
         self._worker: ThreadPoolExecutor | None = None
         self._closed = False
@@ -75,7 +77,12 @@ class Accelerator:
         Raises:
             DataError: the wrong shape or dtype, or a NaN.
         """
-        return self._dequantise(self.run_int(self._quantise(x)))
+        if self._real is None:
+            return self._dequantise(self.run_int(self._quantise(x)))
+        values = self._array(x)
+        if values.dtype != np.float32:
+            return self._dequantise(self.run_int(self._quantise(values)))
+        return self._compute(self._real.run, values, np.float32)
 
     def run_int(self, x: NDArray[np.integer]) -> NDArray[np.int64]:
         """Integers in and out, neither scaled nor normalised.
@@ -97,14 +104,7 @@ class Accelerator:
             raise DataError(
                 f"input: values must lie in [{self._input.low}, {self._input.high}], but lie in [{x.min()}, {x.max()}]"
             )
-        with self._lock:
-            self._check_open()
-            if not len(x):
-                return np.zeros((0, *self._output.shape), np.int64)
-            start = time.perf_counter()
-            y = self._device.run_int(x)
-            self._count(x, y, time.perf_counter() - start)
-        return y
+        return self._compute(self._device.run_int, x, np.int64)
 
     def submit(self, x: ArrayLike) -> Future[NDArray[np.float32]]:
         """Starts `run` and returns at once. Batches are computed in the order in which they were submitted.
@@ -136,7 +136,17 @@ class Accelerator:
     @property
     def stats(self) -> Statistics:
         """What was done so far; a snapshot."""
-        return self._statistics
+        with self._lock:
+            if not self._words:
+                return Statistics()
+            counted = Statistics(
+                words=self._words,
+                seconds=self._seconds,
+                # Values in whole bytes, unless the device knows what it moved.
+                bytes_in=self._words * _word_bytes(self._input),
+                bytes_out=self._words * _word_bytes(self._output),
+            )
+            return replace(counted, **self._device.stats)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Waits for what was submitted and frees the device; a second call does nothing."""
@@ -157,15 +167,29 @@ class Accelerator:
     ) -> None:
         self.close()
 
-    def _quantise(self, x: ArrayLike) -> NDArray[Any]:
-        from hwgen.format.io import quantise_input
+    def _compute(self, function: Callable[[NDArray[Any]], NDArray[Any]], x: NDArray[Any], kind: type) -> NDArray[Any]:
+        with self._lock:
+            self._check_open()
+            if not len(x):
+                return np.zeros((0, *self._output.shape), kind)
+            start = time.perf_counter()
+            y = function(x)
+            self._seconds += time.perf_counter() - start
+            self._words += len(x)
+        return y
 
+    def _array(self, x: ArrayLike) -> NDArray[Any]:
         try:
             values = np.asarray(x)
         except ValueError as error:
             raise DataError("input: not an array: its rows differ in length") from error
         _check_shape(values, self._input)
-        return quantise_input(self.network.input, values)
+        return values
+
+    def _quantise(self, x: ArrayLike) -> NDArray[Any]:
+        from hwgen.format.io import quantise_input
+
+        return quantise_input(self.network.input, self._array(x))
 
     def _dequantise(self, y: NDArray[np.int64]) -> NDArray[np.float32]:
         from hwgen.format.io import dequantise_output
@@ -176,25 +200,14 @@ class Accelerator:
         if self._closed:
             raise InputError("this accelerator is closed: open it again with host.open")
 
-    def _count(self, x: NDArray[np.integer], y: NDArray[np.int64], seconds: float) -> None:
-        before = self._statistics
-        # Values in whole bytes, unless the device knows what it moved.
-        counted = replace(
-            before,
-            words=before.words + len(x),
-            seconds=before.seconds + seconds,
-            bytes_in=before.bytes_in + x.size * -(-self._input.bits // 8),
-            bytes_out=before.bytes_out + y.size * -(-self._output.bits // 8),
-        )
-        self._statistics = replace(counted, **self._device.stats)  # type: ignore[arg-type]
-
 
 def open(path: str | os.PathLike[str], device: str = "reference") -> Accelerator:
     """Opens a bundle, or for the devices "reference" and "cpu" a .hwpack file.
 
     Args:
         path: a bundle's folder or a .hwpack file.
-        device: "reference", "cpu", "sim", or another that was registered.
+        device: "reference", "cpu", "sim", or another that was registered. "cpu:PATH" takes one of the paths of
+            `host.cpu.isa` instead of the fastest, "cpu:dense" skips no zeros.
 
     Raises:
         FormatError: the bundle or file is damaged or of another version.
@@ -222,6 +235,10 @@ def _check_ports(path: Path, manifest: Manifest, network: IntegerNetwork) -> Non
         low, high = port.range
         if port.shape != tensor.shape or low > tensor.low or high < tensor.high:
             raise FormatError(f"{path}: the {name} port of the manifest does not fit the network: generate it again")
+
+
+def _word_bytes(tensor: Tensor) -> int:
+    return int(np.prod(tensor.shape)) * -(-tensor.bits // 8)
 
 
 def _check_shape(x: NDArray[Any], tensor: Tensor) -> None:

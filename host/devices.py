@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,18 @@ class Device(Protocol):
         """Frees what the device holds; called once."""
 
 
+@runtime_checkable
+class RealDevice(Device, Protocol):
+    """A device that quantises and scales by itself, to the same numbers as `hwgen.format.io`."""
+
+    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Real values in and out, without the head; x is a batch of at least one word, of the right shape.
+
+        Raises:
+            DataError: x has a NaN.
+        """
+
+
 class Factory(Protocol):
     def __call__(self, network: IntegerNetwork, directory: Path | None, argument: str) -> Device:
         """Opens a device.
@@ -42,7 +54,7 @@ class Factory(Protocol):
 # name: module and factory in it
 _REGISTRY = {
     "reference": "host.software:open_reference",
-    "cpu": "host.software:open_reference",
+    "cpu": "host.cpu.device:open_device",
     "sim": "sim.device:open_device",
 }
 

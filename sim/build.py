@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwgen.errors import ToolError
-from sim import cache
+from hwgen.format import cache
 
 HARNESS = Path(__file__).with_name("harness.cpp")
 LIBRARY = "model.so"

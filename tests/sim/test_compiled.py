@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from hwgen.errors import DataError, FormatError, InputError, ToolError
+from hwgen.format import cache
 from hwgen.format.bundle import Port
 from hwgen.verilog import write_verilog
-from sim import build, cache
+from sim import build
 from sim.compiled import CompiledSimulator
 from tests.sim.designs import AddOne, Fickle, LookUp, Pairs, StopsAfter, Wires
 

@@ -1,0 +1,52 @@
+"""How a product is formed: the way that takes the least time by a model of each path.
+
+Nanoseconds a unit, measured with `python -m benchmarks.cpu_ways`; only their ratios matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from host.cpu.isa import Isa
+from host.cpu.layout import LANES
+from host.cpu.matrix import Dense, Listed, Product
+from host.cpu.permuted import Permuted
+from host.cpu.steps import Lists, Step
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of a position and 16 outputs.
+
+    Attributes:
+        quad: four bytes against all weights.
+        pair: two entries of a list.
+        slot: four weights an output, their activations chosen.
+    """
+
+    quad: float
+    pair: float
+    slot: float = 0.0
+
+
+COSTS = {
+    "avx512": Costs(quad=0.13, pair=0.40, slot=0.25),
+    "avx512-emulated": Costs(quad=0.13, pair=0.40, slot=0.25),
+    "avx2": Costs(quad=1.2, pair=1.2),
+    "portable": Costs(quad=4.0, pair=4.0),
+}
+
+
+def best(product: Product, lists: Lists | None, isa: Isa, *, dense: bool) -> Step:
+    """The fastest way, among those that the processor and the activations allow; or the dense one."""
+    costs, plain = COSTS[isa.name], Dense(product)
+    if dense:
+        return plain
+    ways: list[tuple[float, Step]] = [(costs.quad * product.blocks * len(plain.quads()[0]), plain)]
+    if lists is not None:
+        pairs = len(product.window.taps) * lists.slots / 2
+        ways.append((costs.pair * pairs * lists.row_bytes / LANES, Listed(product, lists)))
+    if isa.permutes:
+        permuted = Permuted(product)
+        ways.append((costs.slot * sum(len(block.pair) for block in permuted.slots()), permuted))
+    return min(ways, key=lambda way: way[0])[1]

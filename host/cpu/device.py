@@ -1,0 +1,109 @@
+"""The device "cpu": a network as machine code, one word in one call, batches on all cores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from host.cpu.isa import PATHS, Isa, choose
+from host.cpu.program import Program, compiled, processor
+from host.cpu.store import stored
+from hwgen.errors import DataError, InputError
+from hwgen.format.network import IntegerNetwork
+from hwgen.format.shapes import tensors
+
+# Fewer words a thread are not worth waking it.
+LEAST_WORDS = 4
+DENSE = "dense"
+
+
+class Cpu:
+    """The network on this processor.
+
+    Arguments:
+        network: what to compute.
+        isa: the path.
+        dense: whether every weight meets every activation, to compare with.
+    """
+
+    def __init__(self, network: IntegerNetwork, isa: Isa, *, dense: bool = False) -> None:
+        self._program = Program(stored(network, isa, dense=dense, make=lambda: _compiled(network, isa, dense)), isa)
+        self._input, self._output = network.input, tensors(network)[-1].shape
+        self._offset = 128 if network.input.signed else 0
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._work = [self._program.workspace()]
+        self._cores, self._pool = cores, None if cores == 1 else ThreadPoolExecutor(cores - 1, "hwgen-cpu")
+        # One word needs neither new arrays nor their addresses.
+        self._word = np.zeros((1, *network.input.shape), np.float32)
+        self._result = np.zeros((1, *self._output), np.float32)
+        places = (self._word, self._result)
+        block, work = self._program.block, self._work[0].ctypes.data
+        self._one = (places[0].ctypes.data, places[1].ctypes.data, 1, work, block)
+
+    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        if len(x) == 1:
+            self._word[...] = x
+            if self._program.floats(*self._one):
+                raise _not_a_number()
+            return self._result.copy()
+        y = np.empty((len(x), *self._output), np.float32)
+        self._batch(self._program.floats, np.ascontiguousarray(x), y)
+        return y
+
+    def run_int(self, x: NDArray[np.integer]) -> NDArray[np.int64]:
+        words = (x.astype(np.int16) + self._offset).astype(np.uint8)
+        y = np.empty((len(x), *self._output), np.int32)
+        self._batch(self._program.integers, words, y)
+        return y.astype(np.int64)
+
+    def _batch(self, function: Callable[..., int], x: NDArray[Any], y: NDArray[Any]) -> None:
+        """Computes y of x, each thread a share; both are contiguous."""
+        shares = max(1, min(self._cores, len(x) // LEAST_WORDS))
+        while len(self._work) < shares:
+            self._work.append(self._program.workspace())
+        bounds = [len(x) * share // shares for share in range(shares + 1)]
+
+        def compute(share: int) -> int:
+            start, count = bounds[share], bounds[share + 1] - bounds[share]
+            first = x.ctypes.data + start * x.strides[0], y.ctypes.data + start * y.strides[0]
+            return function(*first, count, self._work[share].ctypes.data, self._program.block)
+
+        others = [self._pool.submit(compute, share) for share in range(1, shares)] if self._pool else []
+        bad = compute(0)
+        # Every thread has ended before anything is raised: they write into y.
+        if bad | max((other.result() for other in others), default=0):
+            raise _not_a_number()
+
+    @property
+    def stats(self) -> Mapping[str, int | float | None]:
+        return {}
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+def _not_a_number() -> DataError:
+    return DataError("input: contains NaN, which no integer stands for; every value must be a number")
+
+
+def _compiled(network: IntegerNetwork, isa: Isa, dense: bool) -> Any:
+    # Planning and code generation are not needed where the machine code is stored.
+    from host.cpu.plan import Planner
+
+    return compiled(Planner(network, isa, dense=dense).plan(), network.output_scale, isa)
+
+
+def open_device(network: IntegerNetwork, directory: Path | None, argument: str) -> Cpu:
+    """Opens "cpu", "cpu:PATH" with one of `isa.PATHS`, "cpu:dense" or "cpu:PATH,dense"."""
+    words = [word for word in argument.split(",") if word]
+    paths = [word for word in words if word != DENSE]
+    if len(paths) > 1:
+        raise InputError(f"device 'cpu:{argument}': takes one of {', '.join(PATHS)}, and {DENSE!r}")
+    return Cpu(network, choose(paths[0] if paths else "", processor()[1]), dense=DENSE in words)

@@ -1,0 +1,119 @@
+"""Products of bytes, added four or two at a time into sums of 32 bits, by the instructions that a path has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from host.cpu.ir import I8, I16, I32, I64, Code, Value, vector
+from host.cpu.isa import Isa
+from host.cpu.layout import LANES
+
+QUAD = 4
+
+
+@dataclass(frozen=True)
+class Dots:
+    """The dot products of a path, in a function.
+
+    Attributes:
+        code: the function.
+        isa: the path.
+    """
+
+    code: Code
+    isa: Isa
+
+    def activations(self, quads: Value) -> tuple[Value, ...]:
+        """Prepares 16 x 4 unsigned bytes, as a vector of 64."""
+        if self.isa.dot != "vpmaddwd":
+            return (quads,)
+        builder, kind = self.code.builder, vector(I16, 2 * LANES)
+        words = builder.bitcast(quads, kind)
+        return (
+            builder.and_(words, self.code.constant(kind, 0xFF)),
+            builder.lshr(words, self.code.constant(kind, 8)),
+        )
+
+    def weights(self, quads: Value) -> tuple[Value, ...]:
+        """Prepares 16 x 4 signed bytes, as a vector of 64."""
+        if self.isa.dot != "vpmaddwd":
+            return (quads,)
+        builder, kind = self.code.builder, vector(I16, 2 * LANES)
+        words, eight = builder.bitcast(quads, kind), self.code.constant(kind, 8)
+        return builder.ashr(builder.shl(words, eight), eight), builder.ashr(words, eight)
+
+    def quads(self, sums: Value, activations: tuple[Value, ...], weights: tuple[Value, ...]) -> Value:
+        """sums[i] + the four products of lane i; sums wrap, which is exact where the final sum fits."""
+        builder, code = self.code.builder, self.code
+        if self.isa.dot == "vpmaddwd":
+            for a, w in zip(activations, weights, strict=True):
+                sums = builder.add(sums, self._multiply_add(a, w))
+            return sums
+        (a,), (w,) = activations, weights
+        kind = vector(I32, LANES)
+        a, w = builder.bitcast(a, kind), builder.bitcast(w, kind)
+        if self.isa.dot == "vpdpbusd":
+            return code.call("llvm.x86.avx512.vpdpbusd.512", kind, sums, a, w)
+        for byte in range(QUAD):
+            left = builder.and_(builder.lshr(a, code.constant(kind, 8 * byte)), code.constant(kind, 0xFF))
+            right = builder.ashr(builder.shl(w, code.constant(kind, 24 - 8 * byte)), code.constant(kind, 24))
+            sums = builder.add(sums, builder.mul(left, right))
+        return sums
+
+    def pairs(self, sums: Value, activations: Value, weights: Value) -> Value:
+        """sums[i] + the two products of lane i; activations and weights are vectors of 2 n int16, sums of n int32."""
+        builder, code = self.code.builder, self.code
+        if self.isa.dot == "vpmaddwd":
+            return builder.add(sums, self._multiply_add(activations, weights))
+        if self.isa.dot == "vpdpbusd" and sums.type.count == LANES:
+            kind = vector(I32, LANES)
+            left, right = builder.bitcast(activations, kind), builder.bitcast(weights, kind)
+            return code.call("llvm.x86.avx512.vpdpwssd.512", kind, sums, left, right)
+        left, right = (builder.bitcast(value, sums.type) for value in (activations, weights))
+        sixteen = code.constant(sums.type, 16)
+        for shift in (True, False):
+            parts = [builder.ashr(builder.shl(v, sixteen) if shift else v, sixteen) for v in (left, right)]
+            sums = builder.add(sums, builder.mul(*parts))
+        return sums
+
+    def _multiply_add(self, first: Value, second: Value) -> Value:
+        """AVX2's sums of adjacent products of int16, for vectors of any length."""
+        code, count = self.code, first.type.count
+        if count > LANES:
+            half = count // 2
+            low, high = (
+                self._multiply_add(code.part(first, start, half), code.part(second, start, half)) for start in (0, half)
+            )
+            return code.join(low, high)
+        return code.call("llvm.x86.avx2.pmadd.wd", vector(I32, LANES // 2), first, second)
+
+    def choose(self, choices: Value, tables: tuple[Value, ...]) -> Value:
+        """Bytes of one table of 64, or of two, by 64 choices."""
+        code, kind = self.code, vector(I8, 64)
+        if self.isa.emulated:
+            return self._looked_up(choices, tables)
+        if len(tables) == 1:
+            return code.call("llvm.x86.avx512.permvar.qi.512", kind, tables[0], choices)
+        return code.call("llvm.x86.avx512.vpermi2var.qi.512", kind, tables[0], choices, tables[1])
+
+    def _looked_up(self, choices: Value, tables: tuple[Value, ...]) -> Value:
+        name = f"choose_of_{len(tables)}"
+        function = self.code.module.globals.get(name) or _chooser(self.code.module, name, len(tables))
+        return self.code.builder.call(function, (choices, *tables))
+
+
+def _chooser(module: Value, name: str, tables: int) -> Value:
+    """A function that chooses bytes one by one."""
+    kind = vector(I8, 64)
+    code = Code(module, name, (kind,) * (1 + tables), kind)
+    code.function.attributes.add("noinline")
+    table, wanted, found = (code.variable(vector(I8, 64 * count)).place for count in (tables, 1, 1))
+    choices, *parts = code.function.args
+    for number, part in enumerate(parts):
+        code.store(part, table, 64 * number)
+    code.store(choices, wanted)
+    with code.loop(64) as lane:
+        place = code.builder.zext(code.load(wanted, I8, lane), I64)
+        code.store(code.load(table, I8, place), found, lane)
+    code.finish(code.load(found, kind))
+    return code.function

@@ -1,0 +1,73 @@
+"""What differs between processors: the few operations that LLVM's generic vectors do not express well.
+
+Everything else is generic LLVM IR on vectors of 16 channels, which LLVM splits or keeps as the processor likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hwgen.errors import InputError
+
+# What each path needs of the processor beyond the one before it, as LLVM names it.
+_AVX2 = ("avx2", "bmi", "bmi2", "popcnt", "lzcnt", "fma")
+_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512vnni")
+
+
+@dataclass(frozen=True)
+class Isa:
+    """A path through the code generator.
+
+    Attributes:
+        name: "avx512", "avx2" or "portable"; "avx512-emulated" makes the decisions of AVX-512 with generic operations,
+            for tests on processors without it.
+        features: of LLVM, beyond the baseline of the architecture.
+        register: bytes of a vector register.
+        accumulators: vectors of 16 sums that a loop keeps in registers beside its operands.
+        permuted_positions: positions whose bytes are chosen by the same choices.
+        dot: how four products a lane are added: "vpdpbusd", "vpmaddwd" or "generic".
+        permutes: whether bytes are chosen from two registers by an instruction.
+        emulated: generic operations stand for the special ones.
+        deposits: whether BMI2's pdep is there.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    register: int
+    accumulators: int
+    permuted_positions: int
+    dot: str
+    permutes: bool
+    deposits: bool
+    emulated: bool = False
+
+
+PATHS = {
+    "avx512": Isa("avx512", _AVX512, 64, 16, 5, "vpdpbusd", permutes=True, deposits=True),
+    "avx2": Isa("avx2", _AVX2, 32, 4, 4, "vpmaddwd", permutes=False, deposits=True),
+    "portable": Isa("portable", (), 16, 2, 2, "generic", permutes=False, deposits=False),
+}
+EMULATED = Isa("avx512-emulated", (), 64, 16, 5, "generic", permutes=True, deposits=False, emulated=True)
+
+
+def supported(features: Mapping[str, bool]) -> list[str]:
+    """Names of the paths that a processor with these features can run, the fastest first."""
+    return [name for name, isa in PATHS.items() if all(features.get(feature, False) for feature in isa.features)]
+
+
+def choose(name: str, features: Mapping[str, bool]) -> Isa:
+    """The path of that name, or the fastest for "".
+
+    Raises:
+        InputError: there is no such path, or the processor lacks what it needs.
+    """
+    possible = supported(features)
+    if name == EMULATED.name:
+        return EMULATED
+    if name and name not in PATHS:
+        raise InputError(f"device 'cpu:{name}': no such path: use one of {', '.join(PATHS)}")
+    if name and name not in possible:
+        missing = [feature for feature in PATHS[name].features if not features.get(feature, False)]
+        raise InputError(f"device 'cpu:{name}': this processor lacks {', '.join(missing)}: use {', '.join(possible)}")
+    return PATHS[name or possible[0]]

@@ -1,0 +1,153 @@
+"""A plan as machine code, and machine code as something to call."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import llvmlite.binding as llvm
+import numpy as np
+from numpy.typing import NDArray
+
+from host.cpu.isa import Isa
+from host.cpu.plan import Plan
+
+INTEGERS, FLOATS = "infer_integers", "infer_floats"
+OPTIMISATION = 3
+
+llvm.initialize_native_target()
+llvm.initialize_native_asmprinter()
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """What a network needs to run.
+
+    Attributes:
+        machine_code: an object file.
+        block: uint8, the tables.
+        workspace: uint8, as it is before the first word.
+    """
+
+    machine_code: bytes
+    block: NDArray[np.uint8]
+    workspace: NDArray[np.uint8]
+
+
+def processor() -> tuple[str, Mapping[str, bool]]:
+    """The processor's name and its features, as LLVM calls them."""
+    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features()
+
+
+def target_machine(isa: Isa):
+    """For this processor where the path has special instructions, else for any of its architecture."""
+    target = llvm.Target.from_default_triple()
+    features = ",".join(f"+{feature}" for feature in isa.features)
+    # LLVM avoids registers of 64 bytes where it is not told to use them.
+    if isa.register == 64 and isa.features:
+        features += ",-prefer-256-bit"
+    cpu = llvm.get_host_cpu_name() if isa.features else ""
+    return target.create_target_machine(cpu=cpu, features=features, opt=OPTIMISATION, reloc="pic", codemodel="small")
+
+
+def assembled(plan: Plan, scales: NDArray[np.float64], isa: Isa) -> tuple[str, NDArray[np.uint8]]:
+    """LLVM IR and the tables' block.
+
+    Args:
+        plan: of the network.
+        scales: of the output's channels.
+        isa: the path that the plan was made for.
+    """
+    from llvmlite import ir
+
+    from host.cpu.ir import I8, I32, I64, POINTER, Code, Tables
+    from host.cpu.steps import Context
+
+    module, tables = ir.Module("hwgen"), Tables()
+    steps = []
+    for number, step in enumerate(plan.steps):
+        code = Code(module, f"step_{number}", (POINTER, POINTER), ir.VoidType())
+        work, block = code.function.args
+        step.emit(Context(code, isa, work, block, tables))
+        code.finish()
+        steps.append(code.function)
+    at_scales = tables.add(scales)
+    output = plan.output.source
+    values = output.channels * output.height * output.width
+    source = plan.input.target
+    inputs = source.channels * source.height * source.width
+    for name, unit in ((INTEGERS, 1), (FLOATS, 4)):
+        code = Code(module, name, (POINTER, POINTER, I64, POINTER, POINTER), I32, private=False)
+        words, results, count, work, block = code.function.args
+        bad = code.variable(I8, 0)
+        with code.loop(count) as number:
+            word = code.at(words, code.offset((number, unit * inputs)))
+            result = code.at(results, code.offset((number, 4 * values)))
+            if name == INTEGERS:
+                plan.input.integers(code, word, work)
+            else:
+                bad.set(code.builder.or_(bad.get(), code.builder.zext(plan.input.floats(code, word, work), I8)))
+            for step in steps:
+                code.builder.call(step, (work, block))
+            if name == INTEGERS:
+                plan.output.integers(code, result, work)
+            else:
+                plan.output.floats(code, result, work, block, at_scales)
+        code.finish(code.builder.zext(bad.get(), I32))
+    return str(module), tables.block()
+
+
+def compiled(plan: Plan, scales: NDArray[np.float64], isa: Isa) -> Compiled:
+    """Machine code for this processor; arguments as of `assembled`."""
+    text, block = assembled(plan, scales, isa)
+    machine = target_machine(isa)
+    module = llvm.parse_assembly(text)
+    module.triple = machine.triple
+    optimise(module, machine)
+    return Compiled(machine.emit_object(module), block, plan.workspace())
+
+
+def optimise(module, machine) -> None:
+    options = llvm.create_pipeline_tuning_options(OPTIMISATION)
+    # Loops are written as they should be.
+    options.loop_unrolling = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+
+
+class Program:
+    """Machine code in memory.
+
+    Arguments:
+        made: what was compiled.
+        isa: the path that it was compiled for.
+    """
+
+    def __init__(self, made: Compiled, isa: Isa):
+        self._block, self._workspace = _aligned(made.block), made.workspace
+        # The engine needs a module of its own, which stays empty.
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(isa))
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(made.machine_code))
+        self._engine.finalize_object()
+        # Python's lock is free during a call, so that threads compute side by side.
+        kind = ctypes.CFUNCTYPE(ctypes.c_int32, *(ctypes.c_void_p,) * 2, ctypes.c_int64, *(ctypes.c_void_p,) * 2)
+        self.integers, self.floats = (kind(self._engine.get_function_address(name)) for name in (INTEGERS, FLOATS))
+
+    @property
+    def block(self) -> int:
+        """Address of the tables."""
+        return self._block.ctypes.data
+
+    def workspace(self) -> NDArray[np.uint8]:
+        """Memory that one call at a time may use."""
+        return _aligned(self._workspace)
+
+
+def _aligned(values: NDArray[np.uint8], alignment: int = 64) -> NDArray[np.uint8]:
+    """A copy at an address of that alignment."""
+    memory = np.empty(len(values) + alignment, np.uint8)
+    start = -memory.ctypes.data % alignment
+    copy = memory[start : start + len(values)]
+    copy[:] = values
+    return copy

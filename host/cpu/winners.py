@@ -1,0 +1,258 @@
+"""k-WTA on bytes: a threshold found bit by bit, then ties to the lowest index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from llvmlite import ir
+
+from host.cpu.ir import I1, I8, I16, I32, I64, Value, Variable, vector
+from host.cpu.layout import Map
+from host.cpu.steps import Context, Lists
+
+# Bytes compared at once: as many as a mask has bits.
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Masks of a chunk of bytes, a bit for each."""
+
+    context: Context
+
+    def loaded(self, base: Value, count: int, offset: int) -> Value:
+        return self.context.code.load(base, vector(I8, count), offset)
+
+    def where(self, relation: str, values: Value, threshold: Value) -> Value:
+        """The bytes that stand in a relation to the threshold, an int8; an int64."""
+        code, builder = self.context.code, self.context.code.builder
+        count = values.type.count
+        found = builder.icmp_unsigned(relation, values, code.splat(threshold, count))
+        mask = builder.bitcast(found, ir.IntType(count))
+        return mask if count == CHUNK else builder.zext(mask, I64)
+
+    def count(self, mask: Value) -> Value:
+        return self.context.code.call("llvm.ctpop.i64", I64, mask)
+
+    def lowest(self, mask: Value, count: Value) -> Value:
+        """The lowest `count` bits that are set; all where there are no more."""
+        code, builder = self.context.code, self.context.code.builder
+        if self.context.isa.deposits:
+            many = builder.icmp_unsigned(">=", count, I64(CHUNK))
+            first = builder.sub(builder.shl(I64(1), builder.select(many, I64(0), count)), I64(1))
+            return code.call("llvm.x86.bmi.pdep.64", I64, builder.select(many, I64(-1), first), mask)
+        left, taken = code.variable(I64, mask), code.variable(I64, 0)
+        with code.loop(CHUNK) as round_:
+            bit = builder.and_(left.get(), builder.neg(left.get()))
+            wanted = builder.select(builder.icmp_unsigned("<", round_, count), bit, I64(0))
+            taken.set(builder.or_(taken.get(), wanted))
+            left.set(builder.xor(left.get(), bit))
+        return taken.get()
+
+    def kept(self, mask: Value, values: Value, zero: int) -> Value:
+        """The values whose bits are set; the others become zero."""
+        code, builder = self.context.code, self.context.code.builder
+        count = values.type.count
+        bits = mask if count == CHUNK else builder.trunc(mask, ir.IntType(count))
+        chosen = builder.bitcast(bits, vector(I1, count))
+        return builder.select(chosen, values, code.constant(values.type, zero))
+
+    def listed(self, mask: Value, pixel: Value, place: Value, number: Variable, lists: Lists, zero: int) -> None:
+        """Appends the bytes of a mask to a list.
+
+        Args:
+            mask: which bytes; not zero.
+            pixel: pointer to the first byte.
+            place: (pointer to the list, bytes of a row to the first byte's).
+            number: entries so far.
+        """
+        code, builder = self.context.code, self.context.code.builder
+        to_list, first_row = place
+        left = code.variable(I64, mask)
+        again, after = builder.append_basic_block("entry_of_list"), builder.append_basic_block("listed")
+        builder.cbranch(builder.icmp_unsigned("!=", mask, I64(0)), again, after)
+        builder.position_at_end(again)
+        lane = code.trailing_zeros(left.get())
+        value = builder.sub(builder.zext(code.load(pixel, I8, lane), I16), I16(zero))
+        row = builder.add(first_row, code.offset((lane, lists.row_bytes)))
+        code.store(builder.trunc(row, I32), to_list, code.offset((number.get(), 4)))
+        code.store(value, code.at(to_list, code.offset((number.get(), 2))), lists.values)
+        number.set(builder.add(number.get(), I64(1)))
+        following = builder.and_(left.get(), builder.sub(left.get(), I64(1)))
+        left.set(following)
+        builder.cbranch(builder.icmp_unsigned("!=", following, I64(0)), again, after)
+        builder.position_at_end(after)
+
+
+def threshold(context: Context, k: int, count_from) -> Value:
+    """The k-th largest byte: the largest that at least k bytes reach; `count_from(candidate)` counts those."""
+    builder = context.code.builder
+    found: Value = I8(0)
+    for bit in range(7, -1, -1):
+        candidate = builder.or_(found, I8(1 << bit))
+        reached = builder.icmp_unsigned(">=", count_from(candidate), I64(k))
+        found = builder.select(reached, candidate, found)
+    return found
+
+
+@dataclass(frozen=True)
+class LocalWinners:
+    """k of the channels of each pixel."""
+
+    name: str
+    source: Map
+    target: Map
+    k: int
+    lists: Lists | None
+
+    def emit(self, context: Context) -> None:
+        code, builder, source, target, marks = (
+            context.code,
+            context.code.builder,
+            self.source,
+            self.target,
+            Marks(context),
+        )
+        lists = self.lists
+        chunks = [(start, min(CHUNK, source.stride - start)) for start in range(0, source.channels, CHUNK)]
+        valid = [(1 << min(CHUNK, source.channels - start)) - 1 for start, _ in chunks]
+        with code.loop(source.height) as y, code.loop(source.width) as x:
+            pixel = code.at(context.work, code.offset((y, source.row), (x, source.pixel)))
+            pixel = code.at(pixel, source.origin)
+            place = code.at(context.work, code.offset((y, target.row), (x, target.pixel)))
+            values = [marks.loaded(pixel, count, start) for start, count in chunks]
+
+            def among(relation: str, bound: Value, values=values) -> list[Value]:
+                found = (marks.where(relation, part, bound) for part in values)
+                return [builder.and_(mask, I64(bits)) for mask, bits in zip(found, valid, strict=True)]
+
+            def reaching(candidate: Value) -> Value:
+                total: Value = I64(0)
+                for mask in among(">=", candidate):
+                    total = builder.add(total, marks.count(mask))
+                return total
+
+            bound = threshold(context, self.k, reaching)
+            above, equal = among(">", bound), among("==", bound)
+            places: Value = I64(self.k)
+            for mask in above:
+                places = builder.sub(places, marks.count(mask))
+            number = code.variable(I64, 0)
+            if lists:
+                to_list = code.at(context.work, code.offset((y, lists.row), (x, lists.pixel)))
+                to_list = code.at(to_list, lists.origin)
+            for part, (start, _) in enumerate(chunks):
+                ties = marks.lowest(equal[part], places)
+                places = builder.sub(places, marks.count(ties))
+                winners = builder.or_(above[part], ties)
+                code.store(marks.kept(winners, values[part], source.offset), place, target.origin + start)
+                if lists:
+                    first_row = I64(start * lists.row_bytes)
+                    marks.listed(winners, code.at(pixel, start), (to_list, first_row), number, lists, source.offset)
+
+
+@dataclass(frozen=True)
+class GlobalWinners:
+    """k of all values. The list, if there is one, is flat: channels are bytes from the first pixel's first channel."""
+
+    name: str
+    source: Map
+    target: Map
+    k: int
+    lists: Lists | None
+
+    def emit(self, context: Context) -> None:
+        code, builder, source, target, marks = (
+            context.code,
+            context.code.builder,
+            self.source,
+            self.target,
+            Marks(context),
+        )
+        size = source.height * source.row
+        count = -(-size // CHUNK)
+        lanes = np.zeros(count * CHUNK, bool)
+        lanes[:size].reshape(-1, source.stride)[:, : source.channels] = True
+        valid = context.tables.add(np.packbits(lanes, bitorder="little"))
+        first = code.at(context.work, source.origin)
+
+        def chunk(number: Value) -> tuple[Value, Value]:
+            values = marks.loaded(code.at(first, code.offset((number, CHUNK))), CHUNK, 0)
+            return values, code.load(context.block, I64, builder.add(I64(valid), code.offset((number, 8))))
+
+        def counted(relation: str, bound: Value) -> Value:
+            total = code.variable(I64, 0)
+            with code.loop(count) as number:
+                values, bits = chunk(number)
+                mask = builder.and_(marks.where(relation, values, bound), bits)
+                total.set(builder.add(total.get(), marks.count(mask)))
+            return total.get()
+
+        bound = threshold(context, self.k, lambda candidate: counted(">=", candidate))
+        places = code.variable(I64, builder.sub(I64(self.k), counted(">", bound)))
+        one_pixel = source.height * source.width == 1
+        # Torch's order is that of the bytes in a single pixel. In others the order matters if not all ties win.
+        if not one_pixel:
+            equal = counted("==", bound)
+            ambiguous = builder.icmp_unsigned("!=", equal, places.get())
+            open_places = code.variable(I64, places.get())
+            with code.when(ambiguous):
+                places.set(I64(0))
+        entries = code.variable(I64, 0)
+        to_list = code.at(context.work, self.lists.origin) if self.lists else None
+        in_place = target.row == source.row and target.stride == source.stride
+        assert in_place, "a global k-WTA needs maps without a border"
+        self._select(context, count, chunk, bound, places, None if not one_pixel else to_list, entries)
+        if not one_pixel:
+            with code.when(ambiguous):
+                self._ties_in_order(context, bound, open_places)
+            if to_list is not None:
+                self._list(context, count, to_list, entries)
+
+    def _select(self, context, count, chunk, bound, places, to_list, entries) -> None:
+        code, builder, marks = context.code, context.code.builder, Marks(context)
+        first, lists = code.at(context.work, self.source.origin), self.lists
+        with code.loop(count) as number:
+            values, bits = chunk(number)
+            above = builder.and_(marks.where(">", values, bound), bits)
+            ties = marks.lowest(builder.and_(marks.where("==", values, bound), bits), places.get())
+            places.set(builder.sub(places.get(), marks.count(ties)))
+            winners = builder.or_(above, ties)
+            distance = code.offset((number, CHUNK))
+            kept = marks.kept(winners, values, self.source.offset)
+            code.store(kept, code.at(context.work, distance), self.target.origin)
+            if to_list is not None and lists is not None:
+                first_row = code.offset((distance, lists.row_bytes))
+                place = (to_list, first_row)
+                marks.listed(winners, code.at(first, distance), place, entries, lists, self.source.offset)
+
+    def _ties_in_order(self, context: Context, bound: Value, places: Variable) -> None:
+        code, builder, source, target = context.code, context.code.builder, self.source, self.target
+        with code.loop(source.channels) as c, code.loop(source.height) as y, code.loop(source.width) as x:
+            distance = code.offset((c, 1), (y, source.row), (x, source.pixel))
+            value = code.load(code.at(context.work, source.origin), I8, distance)
+            tie = builder.icmp_unsigned("==", value, bound)
+            wins = builder.and_(tie, builder.icmp_unsigned("!=", places.get(), I64(0)))
+            with code.when(wins):
+                code.store(value, code.at(context.work, target.origin), distance)
+                places.set(builder.sub(places.get(), I64(1)))
+
+    def _list(self, context: Context, count: int, to_list: Value, entries: Variable) -> None:
+        code, builder, marks, lists = context.code, context.code.builder, Marks(context), self.lists
+        assert lists is not None
+        first = code.at(context.work, self.target.origin)
+        # Winners of value 0 need no entry; those that the last word had and this one has not must go.
+        with code.loop(lists.slots) as slot:
+            code.store(I16(0), code.at(to_list, code.offset((slot, 2))), lists.values)
+        with code.loop(count) as number:
+            distance = code.offset((number, CHUNK))
+            pixel = code.at(first, distance)
+            found = marks.where("!=", marks.loaded(pixel, CHUNK, 0), I8(self.target.offset))
+            # Beyond the map, at the end of the last chunk, nothing is known.
+            left = builder.sub(I64(self.source.height * self.source.row), distance)
+            whole = builder.icmp_signed(">=", left, I64(CHUNK))
+            first_bits = builder.sub(builder.shl(I64(1), builder.select(whole, I64(0), left)), I64(1))
+            found = builder.and_(found, builder.select(whole, I64(-1), first_bits))
+            place = (to_list, code.offset((distance, lists.row_bytes)))
+            marks.listed(found, pixel, place, entries, lists, self.target.offset)

@@ -1,0 +1,207 @@
+"""Networks on the device "cpu": every path gives the reference's integers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import host
+from benchmarks import gsc_network
+from host import reference
+from host.cpu.device import Cpu
+from host.cpu.isa import EMULATED, PATHS, choose, supported
+from host.cpu.plan import Planner
+from host.cpu.program import processor
+from hwgen.errors import InputError
+from hwgen.format.io import quantise_input
+from hwgen.format.network import (
+    Conv2d,
+    Flatten,
+    Input,
+    IntegerNetwork,
+    KWinners,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Requantise,
+    SumPool2d,
+)
+from tests.random_networks import random_network
+
+# What this processor can run, and the decisions of AVX-512 in any case.
+PATHS_HERE = [*supported(processor()[1]), EMULATED.name]
+every_path = pytest.mark.parametrize("path", PATHS_HERE)
+
+
+def words(network: IntegerNetwork, count: int, seed: int = 0) -> np.ndarray:
+    """Integers of the whole range: the lowest, the highest, zeros, few values (ties), and random ones."""
+    rng = np.random.default_rng(seed)
+    low, high = (-128, 127) if network.input.signed else (0, 255)
+    x = rng.integers(low, high + 1, (count, *network.input.shape))
+    x[0], x[1], x[2] = low, high, 0
+    x[3] = rng.integers(0, 2, network.input.shape)
+    return x
+
+
+def check(network: IntegerNetwork, path: str, *, dense: bool = False, count: int = 9) -> list[str]:
+    """Compares with the reference; returns the kinds of steps."""
+    isa, x = choose(path, processor()[1]), words(network, count)
+    device = Cpu(network, isa, dense=dense)
+    try:
+        y = device.run_int(x)
+        again = device.run_int(x[::-1])
+    finally:
+        device.close()
+    expected = reference.run_int(network, x)
+    np.testing.assert_array_equal(y, expected)
+    # Nothing of one word is left for the next.
+    np.testing.assert_array_equal(again, expected[::-1])
+    return [type(step).__name__ for step in Planner(network, isa, dense=dense).plan().steps]
+
+
+@every_path
+@pytest.mark.parametrize("part", range(3))
+def test_some_random_networks(part, path):
+    for seed in range(4 * part, 4 * part + 4):
+        check(random_network(seed), path)
+
+
+@pytest.mark.slow
+@every_path
+def test_many_random_networks(path):
+    for seed in range(1000, 1200):
+        network = random_network(seed)
+        check(network, path)
+        check(network, path, dense=True)
+
+
+def mask(weight: np.ndarray) -> np.ndarray:
+    return weight != 0
+
+
+def weights(*shape: int, density: float = 1.0, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(-127, 128, shape) * (rng.random(shape) < density)
+    return drawn.astype(np.int8)
+
+
+def conv(name: str, *shape: int, density: float = 1.0, **options) -> Conv2d:
+    weight = weights(*shape, density=density)
+    bias = np.random.default_rng(1).integers(-1000, 1000, shape[0]).astype(np.int32)
+    return Conv2d(name, weight, mask(weight), bias, **options)
+
+
+def linear(name: str, outputs: int, inputs: int, density: float = 1.0) -> Linear:
+    weight = weights(outputs, inputs, density=density)
+    bias = np.random.default_rng(2).integers(-1000, 1000, outputs).astype(np.int32)
+    return Linear(name, weight, mask(weight), bias)
+
+
+def scaled(name: str, channels: int, shift: int = 23, signed: bool = True) -> Requantise:
+    multiplier = np.random.default_rng(3).integers(1 << 14, 1 << 16, channels).astype(np.int32)
+    return Requantise(name, multiplier, shift, signed)
+
+
+def network_of(shape: tuple[int, ...], outputs: int, *layers, signed: bool = True) -> IntegerNetwork:
+    return IntegerNetwork(Input(shape, 1.0, signed), layers, np.ones(outputs))
+
+
+NETWORKS = {
+    "wide local winners": network_of(
+        (3, 6, 5), 20, conv("a", 200, 3, 3, 3), scaled("b", 200), KWinners("c", 9, True), conv("d", 20, 200, 2, 2)
+    ),
+    "winners of a map, ties in torch's order": network_of(
+        (2, 5, 7), 6, conv("a", 40, 2, 2, 3), scaled("b", 40, 29), KWinners("c", 77, False), conv("d", 6, 40, 3, 3, padding=(1, 1))
+    ),
+    "winners of a map to a linear layer": network_of(
+        (2, 5, 7), 11, conv("a", 40, 2, 2, 3), scaled("b", 40, 29), KWinners("c", 77, False), Flatten("f"),
+        linear("d", 11, 800, 0.1),
+    ),
+    "many features": network_of(
+        (70,), 33, linear("a", 700, 70, 0.2), scaled("b", 700), KWinners("c", 31, False), linear("d", 33, 700, 0.1)
+    ),
+    "one winner": network_of(
+        (8, 3, 3), 5, conv("a", 16, 8, 1, 1), scaled("b", 16), KWinners("c", 1, True), conv("d", 5, 16, 1, 1)
+    ),
+    "all win": network_of((4, 3, 3), 5, conv("a", 7, 4, 1, 1), scaled("b", 7), KWinners("c", 7, True), conv("d", 5, 7, 2, 2)),
+    "pool behind sums, odd size, rest dropped": network_of(
+        (1, 11, 9), 17, conv("a", 17, 1, 3, 3), MaxPool2d("p", (2, 2), (2, 2)), scaled("b", 17, signed=False), ReLU("r")
+    ),
+    "pools of bytes with padding": network_of(
+        (5, 6, 6), 5, MaxPool2d("p", (3, 3), (2, 2), (1, 1)), SumPool2d("s", (2, 2), (1, 1), (1, 1)), scaled("b", 5, 15)
+    ),
+    "no weight": network_of(
+        (4, 4, 4), 9, conv("a", 33, 4, 3, 3, density=0.0), scaled("b", 33), KWinners("k", 3, True), conv("c", 9, 33, 2, 2, density=0.0)
+    ),
+    "no shift and a large one": network_of(
+        (6,), 40, linear("a", 40, 6), scaled("b", 40, 0), linear("c", 40, 40), scaled("d", 40, 40, signed=False)
+    ),
+    "scaled after flattening": network_of(
+        (3, 4, 4), 5, conv("a", 6, 3, 2, 2), Flatten("f"), scaled("b", 54), KWinners("k", 11, False), linear("c", 5, 54)
+    ),
+    "grouped and dilated": network_of(
+        (6, 9, 9), 12, conv("a", 12, 1, 3, 3, groups=6, dilation=(2, 1), stride=(1, 2), padding=(2, 0)), scaled("b", 12)
+    ),
+    "sparse and wide": network_of(
+        (512, 2, 2), 128, KWinners("k", 51, True), conv("a", 128, 512, 1, 1, density=0.05)
+    ),
+}  # fmt: skip
+
+
+@every_path
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_with_edges(name, path, dense):
+    check(NETWORKS[name], path, dense=dense)
+
+
+def test_every_way_is_tried():
+    kinds = {kind for name in NETWORKS for path in PATHS_HERE for kind in _kinds(NETWORKS[name], path)}
+    assert kinds >= {
+        "Dense", "Listed", "Permuted", "Patches", "Pool", "Elementwise", "LocalWinners", "GlobalWinners",
+    }  # fmt: skip
+
+
+def _kinds(network: IntegerNetwork, path: str) -> list[str]:
+    return [type(step).__name__ for step in Planner(network, choose(path, processor()[1])).plan().steps]
+
+
+@pytest.fixture(scope="module")
+def keyword_spotter(tmp_path_factory):
+    path = tmp_path_factory.mktemp("keywords") / "net.hwpack"
+    gsc_network.network(3).save(path)
+    return path
+
+
+def test_the_keyword_spotting_network(keyword_spotter):
+    x = gsc_network.inputs(3, 11)
+    with host.open(keyword_spotter, device="reference") as accelerator:
+        integers = accelerator.run_int(quantise_input(accelerator.network.input, x))
+        real = accelerator.run(x)
+    for path in supported(processor()[1]):
+        for device in (f"cpu:{path}", f"cpu:{path},dense"):
+            with host.open(keyword_spotter, device=device) as accelerator:
+                found = accelerator.run_int(quantise_input(accelerator.network.input, x))
+                np.testing.assert_array_equal(found, integers)
+                # In one batch, on all cores, and word by word.
+                np.testing.assert_array_equal(accelerator.run(x), real)
+                np.testing.assert_array_equal(np.concatenate([accelerator.run(word[None]) for word in x]), real)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ((linear("a", 3, 60), linear("b", 3, 3)), "layer 'b': takes sums that were not requantised"),
+        ((linear("a", 3, 60), KWinners("b", 1, False)), "layer 'b': ranks sums that were not requantised"),
+    ],
+)
+def test_what_it_does_not_compute_it_refuses(layers, message):
+    with pytest.raises(InputError, match=message):
+        Planner(network_of((60,), 3, *layers), PATHS["portable"]).plan()
+
+
+def test_sums_of_more_than_32_bits():
+    weight = np.full((1, 70000), 127, np.int8)
+    layer = Linear("wide", weight, mask(weight), np.array([2**31 - 1], np.int32))
+    with pytest.raises(InputError, match="layer 'wide': sums of 33 bits, but device 'cpu' computes in 32: use device"):
+        Planner(network_of((70000,), 1, layer, signed=False), PATHS["portable"]).plan()

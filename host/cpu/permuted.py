@@ -134,7 +134,9 @@ class Permuted:
             base = code.at(context.work, distance)
             pixels = [code.at(base, source.origin + apart) for apart in relative_bytes(product, tile)]
             block = code.anew(context.block)
-            sums = [bias] * len(pixels)
+            # Each position has two sums, which take turns: one alone would wait for itself.
+            zero = code.constant(bias.type, 0)
+            sums = [[bias] * len(pixels), [zero] * len(pixels)]
             held: dict[int, list[Value]] = {}
             for number, first in enumerate(slots.pair.tolist()):
                 needed = range(first, min(first + 2, len(starts)))
@@ -146,8 +148,9 @@ class Permuted:
                 weights = dots.weights(code.load(block, kind, at_weights + TABLE * number))
                 for position in range(len(pixels)):
                     bytes_ = dots.choose(choices, tuple(held[table][position] for table in needed))
-                    sums[position] = dots.quads(sums[position], dots.activations(bytes_), weights)
-            ending.store(place, I64(channel), sums)
+                    turn = sums[number % 2]
+                    turn[position] = dots.quads(turn[position], dots.activations(bytes_), weights)
+            ending.store(place, I64(channel), [code.builder.add(*both) for both in zip(*sums, strict=True)])
 
     def _looped(
         self, context: Context, blocks: list[Slots], starts: NDArray[np.int64], tile: Tile, ending: Ending,

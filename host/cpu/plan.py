@@ -14,7 +14,7 @@ from host.cpu.dots import QUAD
 from host.cpu.ends import Input, Output
 from host.cpu.isa import Isa
 from host.cpu.layout import LANES, Map, stride_of
-from host.cpu.matrix import Dense, Product, listed_row_bytes
+from host.cpu.matrix import Dense, Listed, Product, listed_row_bytes
 from host.cpu.patches import Patches, of_patches, patch_map, pieces
 from host.cpu.permuted import TABLE
 from host.cpu.pools import Pool
@@ -160,6 +160,8 @@ class Planner:
             made = self._step(number, group, source, lists)
             steps += made[0]
             source, lists = made[1:]
+        used = [step.lists for step in steps if isinstance(step, Listed)]
+        steps = [_without_unused_lists(step, used) for step in steps]
         return Plan(input, Output(source), tuple(steps), tuple(self._filled), self._size + 4 * _LINE)
 
     # Places
@@ -277,6 +279,13 @@ class Planner:
         slots = layer.k + layer.k % 2
         lists = Lists(of, slots, listed_row_bytes(len(reader.first.weight), self._isa.register))
         return replace(lists, start=self._reserve(lists.size))
+
+
+def _without_unused_lists(step: Step, used: list[Lists]) -> Step:
+    """Lists are planned before it is known how their reader forms its products."""
+    if isinstance(step, LocalWinners | GlobalWinners) and step.lists not in used:
+        return replace(step, lists=None)
+    return step
 
 
 def _scattered(product: Product) -> bool:

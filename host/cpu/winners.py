@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from host.cpu.steps import Context, Lists
 
 # Bytes compared at once: as many as a mask has bits.
 CHUNK = 64
+# Pixels whose thresholds are searched side by side.
+TOGETHER = 4
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,16 @@ class Marks:
         chosen = builder.bitcast(bits, vector(I1, count))
         return builder.select(chosen, values, code.constant(values.type, zero))
 
+    def all_listed(self, mask: Value, pixel: Value, to_list: Value, count: int, lists: Lists, zero: int) -> None:
+        """Makes a list of which it is known how long it is, of bytes from the first channel on."""
+        code, builder = self.context.code, self.context.code.builder
+        for number in range(count):
+            lane = code.trailing_zeros(mask)
+            mask = builder.and_(mask, builder.sub(mask, I64(1)))
+            value = builder.sub(builder.zext(code.load(pixel, I8, lane), I16), I16(zero))
+            code.store(builder.trunc(code.offset((lane, lists.row_bytes)), I32), to_list, 4 * number)
+            code.store(value, to_list, lists.values + 2 * number)
+
     def listed(self, mask: Value, pixel: Value, place: Value, number: Variable, lists: Lists, zero: int) -> None:
         """Appends the bytes of a mask to a list.
 
@@ -85,14 +98,23 @@ class Marks:
         builder.position_at_end(after)
 
 
-def threshold(context: Context, k: int, count_from) -> Value:
-    """The k-th largest byte: the largest that at least k bytes reach; `count_from(candidate)` counts those."""
+def thresholds(context: Context, k: int, counts: Sequence[Callable[[Value], Value]]) -> list[Value]:
+    """The k-th largest byte of several groups: the largest that at least k of its bytes reach.
+
+    Args:
+        context: where the code goes.
+        k: winners.
+        counts: of each group, how many bytes reach a candidate.
+    """
     builder = context.code.builder
-    found: Value = I8(0)
+    found: list[Value] = [I8(0)] * len(counts)
     for bit in range(7, -1, -1):
-        candidate = builder.or_(found, I8(1 << bit))
-        reached = builder.icmp_unsigned(">=", count_from(candidate), I64(k))
-        found = builder.select(reached, candidate, found)
+        candidates = [builder.or_(value, I8(1 << bit)) for value in found]
+        reached = [
+            builder.icmp_unsigned(">=", count(candidate), I64(k))
+            for count, candidate in zip(counts, candidates, strict=True)
+        ]
+        found = [builder.select(*choice) for choice in zip(reached, candidates, found, strict=True)]
     return found
 
 
@@ -107,49 +129,66 @@ class LocalWinners:
     lists: Lists | None
 
     def emit(self, context: Context) -> None:
-        code, builder, source, target, marks = (
-            context.code,
-            context.code.builder,
-            self.source,
-            self.target,
-            Marks(context),
-        )
-        lists = self.lists
-        chunks = [(start, min(CHUNK, source.stride - start)) for start in range(0, source.channels, CHUNK)]
-        valid = [(1 << min(CHUNK, source.channels - start)) - 1 for start, _ in chunks]
-        with code.loop(source.height) as y, code.loop(source.width) as x:
-            pixel = code.at(context.work, code.offset((y, source.row), (x, source.pixel)))
-            pixel = code.at(pixel, source.origin)
+        code, source, target = context.code, self.source, self.target
+        # Each bit of a threshold waits for the one before: neighbours are searched side by side.
+        together = min(TOGETHER, source.width)
+        with code.loop(source.height) as y, code.loop(source.width, step=together) as start:
+            # The last ones of a row may be searched again.
+            x = code.less(start, I64(source.width - together)) if source.width % together else start
+            base = code.at(context.work, code.offset((y, source.row), (x, source.pixel)))
             place = code.at(context.work, code.offset((y, target.row), (x, target.pixel)))
-            values = [marks.loaded(pixel, count, start) for start, count in chunks]
+            pixels = [_Pixel(self, context, code.at(base, source.origin + n * source.pixel)) for n in range(together)]
+            bounds = thresholds(context, self.k, [pixel.reaching for pixel in pixels])
+            for number, (pixel, bound) in enumerate(zip(pixels, bounds, strict=True)):
+                to_list = None
+                if self.lists:
+                    to_list = code.at(context.work, code.offset((y, self.lists.row), (x, self.lists.pixel)))
+                    to_list = code.at(to_list, self.lists.origin + number * self.lists.pixel)
+                pixel.store(bound, code.at(place, target.origin + number * target.pixel), to_list)
 
-            def among(relation: str, bound: Value, values=values) -> list[Value]:
-                found = (marks.where(relation, part, bound) for part in values)
-                return [builder.and_(mask, I64(bits)) for mask, bits in zip(found, valid, strict=True)]
 
-            def reaching(candidate: Value) -> Value:
-                total: Value = I64(0)
-                for mask in among(">=", candidate):
-                    total = builder.add(total, marks.count(mask))
-                return total
+class _Pixel:
+    """One pixel's search."""
 
-            bound = threshold(context, self.k, reaching)
-            above, equal = among(">", bound), among("==", bound)
-            places: Value = I64(self.k)
-            for mask in above:
-                places = builder.sub(places, marks.count(mask))
-            number = code.variable(I64, 0)
-            if lists:
-                to_list = code.at(context.work, code.offset((y, lists.row), (x, lists.pixel)))
-                to_list = code.at(to_list, lists.origin)
-            for part, (start, _) in enumerate(chunks):
-                ties = marks.lowest(equal[part], places)
-                places = builder.sub(places, marks.count(ties))
-                winners = builder.or_(above[part], ties)
-                code.store(marks.kept(winners, values[part], source.offset), place, target.origin + start)
-                if lists:
-                    first_row = I64(start * lists.row_bytes)
-                    marks.listed(winners, code.at(pixel, start), (to_list, first_row), number, lists, source.offset)
+    def __init__(self, step: LocalWinners, context: Context, pixel: Value):
+        source = step.source
+        self._step, self._context, self._marks, self._pixel = step, context, Marks(context), pixel
+        chunks = [(start, min(CHUNK, source.stride - start)) for start in range(0, source.channels, CHUNK)]
+        self._starts = [start for start, _ in chunks]
+        self._valid = [(1 << min(CHUNK, source.channels - start)) - 1 for start in self._starts]
+        self._values = [self._marks.loaded(pixel, count, start) for start, count in chunks]
+
+    def _among(self, relation: str, bound: Value) -> list[Value]:
+        builder = self._context.code.builder
+        found = (self._marks.where(relation, part, bound) for part in self._values)
+        return [builder.and_(mask, I64(bits)) for mask, bits in zip(found, self._valid, strict=True)]
+
+    def reaching(self, candidate: Value) -> Value:
+        """How many channels are at least that large."""
+        total: Value = I64(0)
+        for mask in self._among(">=", candidate):
+            total = self._context.code.builder.add(total, self._marks.count(mask))
+        return total
+
+    def store(self, bound: Value, place: Value, to_list: Value) -> None:
+        """Stores the winners, given the lowest; `to_list` is None where no list is wanted."""
+        code, builder, marks, step = self._context.code, self._context.code.builder, self._marks, self._step
+        above, equal = self._among(">", bound), self._among("==", bound)
+        open_places: Value = I64(step.k)
+        for mask in above:
+            open_places = builder.sub(open_places, marks.count(mask))
+        number = code.variable(I64, 0)
+        for part, start in enumerate(self._starts):
+            ties = marks.lowest(equal[part], open_places)
+            open_places = builder.sub(open_places, marks.count(ties))
+            winners = builder.or_(above[part], ties)
+            code.store(marks.kept(winners, self._values[part], step.source.offset), place, start)
+            if step.lists and len(self._starts) == 1:
+                marks.all_listed(winners, self._pixel, to_list, step.k, step.lists, step.source.offset)
+            elif step.lists:
+                first_row = I64(start * step.lists.row_bytes)
+                pixel = code.at(self._pixel, start)
+                marks.listed(winners, pixel, (to_list, first_row), number, step.lists, step.source.offset)
 
 
 @dataclass(frozen=True)
@@ -189,7 +228,7 @@ class GlobalWinners:
                 total.set(builder.add(total.get(), marks.count(mask)))
             return total.get()
 
-        bound = threshold(context, self.k, lambda candidate: counted(">=", candidate))
+        (bound,) = thresholds(context, self.k, [lambda candidate: counted(">=", candidate)])
         places = code.variable(I64, builder.sub(I64(self.k), counted(">", bound)))
         one_pixel = source.height * source.width == 1
         # Torch's order is that of the bytes in a single pixel. In others the order matters if not all ties win.

@@ -32,21 +32,29 @@ class Costs:
 COSTS = {
     "avx512": Costs(quad=0.13, pair=0.40, slot=0.25),
     "avx512-emulated": Costs(quad=0.13, pair=0.40, slot=0.25),
-    "avx2": Costs(quad=1.2, pair=1.2),
+    "avx2": Costs(quad=1.3, pair=1.1),
     "portable": Costs(quad=4.0, pair=4.0),
 }
 
 
-def best(product: Product, lists: Lists | None, isa: Isa, *, dense: bool) -> Step:
-    """The fastest way, among those that the processor and the activations allow; or the dense one."""
+def dense(product: Product, lists: Lists | None, isa: Isa) -> Step:
+    """Every weight meets every activation."""
+    return Dense(product)
+
+
+def best(product: Product, lists: Lists | None, isa: Isa) -> Step:
+    """The fastest way, among those that the processor and the activations allow."""
+    return min(ways(product, lists, isa), key=lambda way: way[0])[1]
+
+
+def ways(product: Product, lists: Lists | None, isa: Isa) -> list[tuple[float, Step]]:
+    """All ways, with their cost: nanoseconds a position."""
     costs, plain = COSTS[isa.name], Dense(product)
-    if dense:
-        return plain
-    ways: list[tuple[float, Step]] = [(costs.quad * product.blocks * len(plain.quads()[0]), plain)]
+    found: list[tuple[float, Step]] = [(costs.quad * product.blocks * len(plain.quads()[0]), plain)]
     if lists is not None:
         pairs = len(product.window.taps) * lists.slots / 2
-        ways.append((costs.pair * pairs * lists.row_bytes / LANES, Listed(product, lists)))
+        found.append((costs.pair * pairs * lists.row_bytes / LANES, Listed(product, lists)))
     if isa.permutes:
         permuted = Permuted(product)
-        ways.append((costs.slot * sum(len(block.pair) for block in permuted.slots()), permuted))
-    return min(ways, key=lambda way: way[0])[1]
+        found.append((costs.slot * sum(len(block.pair) for block in permuted.slots()), permuted))
+    return found

@@ -95,9 +95,11 @@ def _not_a_number() -> DataError:
 
 def _compiled(network: IntegerNetwork, isa: Isa, dense: bool) -> Any:
     # Planning and code generation are not needed where the machine code is stored.
+    from host.cpu import choice
     from host.cpu.plan import Planner
 
-    return compiled(Planner(network, isa, dense=dense).plan(), network.output_scale, isa)
+    form = choice.dense if dense else choice.best
+    return compiled(Planner(network, isa, form).plan(), network.output_scale, isa)
 
 
 def open_device(network: IntegerNetwork, directory: Path | None, argument: str) -> Cpu:

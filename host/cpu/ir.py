@@ -153,12 +153,14 @@ class Code:
 
     # Arithmetic
 
-    def offset(self, *terms: tuple[Value, int]) -> Value:
-        """The sum of index * constant over the terms."""
-        total: Value = None
+    def offset(self, *terms: tuple[int | Value, int]) -> int | Value:
+        """The sum of index * constant over the terms: a number where all indices are."""
+        total: int | Value = sum(index * factor for index, factor in terms if isinstance(index, int))
         for index, factor in terms:
+            if isinstance(index, int):
+                continue
             part = index if factor == 1 else self.builder.mul(index, I64(factor))
-            total = part if total is None else self.builder.add(total, part)
+            total = part if isinstance(total, int) and total == 0 else self.builder.add(self.i64(total), part)
         return total
 
     def splat(self, value: Value, lanes: int) -> Value:

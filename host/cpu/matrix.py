@@ -153,11 +153,11 @@ def _looped(context: Context, count: int) -> Any:
     return context.code.loop(count) if count > 1 else nullcontext(I64(0))
 
 
-def _rounds(context: Context, count: int, body: Callable[[Value], None]) -> None:
-    """A loop, written out where it is short."""
+def _rounds(context: Context, count: int, body: Callable[[int | Value], None]) -> None:
+    """A loop, written out where it is short: its counter is a number then."""
     if count <= UNROLLED:
         for number in range(count):
-            body(I64(number))
+            body(number)
     else:
         with context.code.loop(count) as number:
             body(number)
@@ -212,9 +212,16 @@ class Dense:
                 base = code.at(context.work, distance)
                 sums = [[code.variable(vector(I32, LANES), bias) for bias in biases] for _ in tile.places]
 
-                def multiply(number: Value, sums=sums, base=base, matrix=matrix) -> None:
-                    start = code.load(context.block, I32, code.builder.add(I64(at_starts), code.offset((number, 4))))
-                    pixel = code.at(base, code.builder.sext(start, I64))
+                # Few rounds are no loop, whose weights would be read before that over the positions.
+                matrix = code.anew(matrix) if count <= UNROLLED else matrix
+
+                def multiply(number: int | Value, sums=sums, base=base, matrix=matrix) -> None:
+                    if isinstance(number, int):
+                        start: int | Value = int(starts[number])
+                    else:
+                        entry = code.at(context.block, code.offset((number, 4)))
+                        start = code.builder.sext(code.load(entry, I32, at_starts), I64)
+                    pixel = code.at(base, start)
                     row = code.at(matrix, code.offset((number, together * LANES * QUAD)))
                     loaded = [
                         dots.weights(code.load(row, vector(I8, LANES * QUAD), at_weights + block * LANES * QUAD))
@@ -266,14 +273,14 @@ class Listed:
         low, high = _interleaved(halves, context.isa.register)
 
         def walk(base: Value, rows: Value, sums: list[Variable]) -> None:
-            def tap(number: Value) -> None:
+            def tap(number: int | Value) -> None:
                 row = code.at(context.block, code.offset((number, 8)))
                 to_list, to_rows = (
                     code.builder.sext(code.load(row, I32, at_places + 4 * part), I64) for part in (0, 1)
                 )
                 pixel, matrix = code.at(base, to_list), code.at(rows, to_rows)
 
-                def pair(number: Value) -> None:
+                def pair(number: int | Value) -> None:
                     named = code.at(pixel, code.offset((number, 8)))
                     first, second = (
                         code.at(matrix, code.builder.zext(code.load(named, I32, lists.origin + 4 * which), I64))
@@ -294,7 +301,7 @@ class Listed:
 
                 _rounds(context, lists.slots // 2, pair)
 
-            _rounds(context, len(taps), tap) if len(taps) <= 1 else _loop(context, len(taps), tap)
+            _rounds(context, len(taps), tap)
 
         with _looped(context, -(-lists.row_bytes // chunk)) as group:
             # The last chunk may compute some outputs again.
@@ -367,11 +374,6 @@ def _sixteens(context: Context, parts: list[Value]) -> list[Value]:
     while parts[0].type.count < LANES:
         parts = [context.code.join(*parts[start : start + 2]) for start in range(0, len(parts), 2)]
     return parts
-
-
-def _loop(context: Context, count: int, body: Callable[[Value], None]) -> None:
-    with context.code.loop(count) as number:
-        body(number)
 
 
 def _together(blocks: int, most: int) -> int:

@@ -136,11 +136,11 @@ class Planner:
     Arguments:
         network: what is computed.
         isa: the path.
-        dense: whether every product is to be dense.
+        form: how a product is to be formed, given the lists of its activations, if there are.
     """
 
-    def __init__(self, network: IntegerNetwork, isa: Isa, *, dense: bool = False):
-        self._network, self._isa, self._dense = network, isa, dense
+    def __init__(self, network: IntegerNetwork, isa: Isa, form: Callable[[Product, Lists | None, Isa], Step] = best):
+        self._network, self._isa, self._form = network, isa, form
         self._groups = groups(network, isa.accumulators)
         self._size = 0
         self._filled: list[tuple[int, NDArray[np.uint8]]] = []
@@ -248,7 +248,7 @@ class Planner:
             patches = self._place(patch_map(product))
             steps.append(Patches(layer.name, product, patches))
             product = of_patches(product, patches)
-        steps.append(best(product, lists, self._isa, dense=self._dense))
+        steps.append(self._form(product, lists, self._isa))
         return steps, target, None
 
     def _winners(self, layer: KWinners, source: Map, reader: Group | None) -> tuple[list[Step], Map, Lists | None]:
@@ -271,7 +271,7 @@ class Planner:
         return [kind(layer.name, source, target, layer.k, lists)], target, lists
 
     def _lists(self, layer: KWinners, target: Map, reader: Group | None, *, flat: bool) -> Lists | None:
-        if self._dense or reader is None or not isinstance(reader.first, Conv2d | Linear):
+        if reader is None or not isinstance(reader.first, Conv2d | Linear):
             return None
         if flat and isinstance(reader.first, Conv2d):
             return None

@@ -56,7 +56,7 @@ def check(network: IntegerNetwork, path: str, *, dense: bool = False, count: int
     np.testing.assert_array_equal(y, expected)
     # Nothing of one word is left for the next.
     np.testing.assert_array_equal(again, expected[::-1])
-    return [type(step).__name__ for step in Planner(network, isa, dense=dense).plan().steps]
+    return [type(step).__name__ for step in Planner(network, isa).plan().steps]
 
 
 @every_path

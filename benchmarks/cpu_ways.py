@@ -17,11 +17,12 @@ import numpy as np
 import typer
 
 from host.cpu import choice
+from host.cpu.compiler import compiled
 from host.cpu.isa import PATHS, supported
 from host.cpu.matrix import Dense, Listed
 from host.cpu.permuted import Permuted
 from host.cpu.plan import Planner
-from host.cpu.program import Program, compiled, processor
+from host.cpu.program import Program, processor
 from host.cpu.steps import Step
 from hwgen import terminal
 from hwgen.format.network import Conv2d, Input, IntegerNetwork, KWinners, Layer, Linear, Requantise
@@ -110,19 +111,19 @@ def timings(path: str, calls: int) -> list[Timing]:
         network = IntegerNetwork(source, chain, np.ones(outputs))
         without, _ = median_seconds(IntegerNetwork(source, chain[:1], np.ones(shape[0])), path, choice.best, calls)
         chosen = type(Planner(network, PATHS[path]).plan().steps[-1])
-        for way in UNITS:
+        for way, unit in UNITS.items():
             if way is Permuted and not PATHS[path].permutes:
                 continue
             units: list[float] = []
 
-            def form(product, lists, isa, way=way, units=units) -> Step:
+            def form(product, lists, isa, way=way, unit=unit, units=units) -> Step:
                 cost, step = next(pair for pair in choice.ways(product, lists, isa) if isinstance(pair[1], way))
                 size = product.window.size
-                units.append(size[0] * size[1] * cost / getattr(choice.COSTS[isa.name], UNITS[way]))
+                units.append(size[0] * size[1] * cost / getattr(choice.COSTS[isa.name], unit))
                 return step
 
             seconds, _ = median_seconds(network, path, form, calls)
-            modelled = getattr(choice.COSTS[path], UNITS[way])
+            modelled = getattr(choice.COSTS[path], unit)
             taken = max(0.0, seconds - without)
             found.append(
                 Timing(path, name, way.__name__.lower(), 1e6 * seconds, 1e9 * taken / units[0], modelled, way is chosen)

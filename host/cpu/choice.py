@@ -33,7 +33,7 @@ COSTS = {
     "avx512": Costs(quad=0.13, pair=0.40, slot=0.25),
     "avx512-emulated": Costs(quad=0.13, pair=0.40, slot=0.25),
     "avx2": Costs(quad=1.3, pair=1.1),
-    "portable": Costs(quad=4.0, pair=4.0),
+    "portable": Costs(quad=9.0, pair=10.0),
 }
 
 

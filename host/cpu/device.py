@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.cpu.isa import PATHS, Isa, choose
-from host.cpu.program import Program, compiled, processor
+from host.cpu.program import Program, processor
 from host.cpu.store import stored
 from hwgen.errors import DataError, InputError
 from hwgen.format.network import IntegerNetwork
@@ -96,6 +96,7 @@ def _not_a_number() -> DataError:
 def _compiled(network: IntegerNetwork, isa: Isa, dense: bool) -> Any:
     # Planning and code generation are not needed where the machine code is stored.
     from host.cpu import choice
+    from host.cpu.compiler import compiled
     from host.cpu.plan import Planner
 
     form = choice.dense if dense else choice.best

@@ -19,7 +19,7 @@ class Costs:
     """Of a position and 16 outputs.
 
     Attributes:
-        quad: four bytes against all weights.
+        quad: four bytes against their weights; on paths that widen bytes, two.
         pair: two entries of a list.
         slot: four weights an output, their activations chosen.
     """
@@ -32,8 +32,8 @@ class Costs:
 COSTS = {
     "avx512": Costs(quad=0.13, pair=0.40, slot=0.25),
     "avx512-emulated": Costs(quad=0.13, pair=0.40, slot=0.25),
-    "avx2": Costs(quad=1.3, pair=1.1),
-    "portable": Costs(quad=9.0, pair=10.0),
+    "avx2": Costs(quad=0.3, pair=1.1),
+    "portable": Costs(quad=2.5, pair=8.0),
 }
 
 
@@ -50,7 +50,9 @@ def best(product: Product, lists: Lists | None, isa: Isa) -> Step:
 def ways(product: Product, lists: Lists | None, isa: Isa) -> list[tuple[float, Step]]:
     """All ways, with their cost: nanoseconds a position."""
     costs, plain = COSTS[isa.name], Dense(product)
-    found: list[tuple[float, Step]] = [(costs.quad * product.blocks * len(plain.quads()[0]), plain)]
+    found: list[tuple[float, Step]] = [
+        (costs.quad * product.blocks * len(plain.groups()[0]) * (2 if isa.wide else 1), plain)
+    ]
     if lists is not None:
         pairs = len(product.window.taps) * lists.slots / 2
         found.append((costs.pair * pairs * lists.row_bytes / LANES, Listed(product, lists)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from host.cpu.ir import I8, I16, I32, I64, Code, Value, vector
+from host.cpu.ir import I8, I32, I64, Code, Value, vector
 from host.cpu.isa import Isa
 from host.cpu.layout import LANES
 
@@ -23,35 +23,16 @@ class Dots:
     code: Code
     isa: Isa
 
-    def activations(self, quads: Value) -> tuple[Value, ...]:
-        """Prepares 16 x 4 unsigned bytes, as a vector of 64."""
-        if self.isa.dot != "vpmaddwd":
-            return (quads,)
-        builder, kind = self.code.builder, vector(I16, 2 * LANES)
-        words = builder.bitcast(quads, kind)
-        return (
-            builder.and_(words, self.code.constant(kind, 0xFF)),
-            builder.lshr(words, self.code.constant(kind, 8)),
-        )
+    def quads(self, sums: Value, activations: Value, weights: Value) -> Value:
+        """sums[i] + the four products of lane i; sums wrap, which is exact where the final sum fits.
 
-    def weights(self, quads: Value) -> tuple[Value, ...]:
-        """Prepares 16 x 4 signed bytes, as a vector of 64."""
-        if self.isa.dot != "vpmaddwd":
-            return (quads,)
-        builder, kind = self.code.builder, vector(I16, 2 * LANES)
-        words, eight = builder.bitcast(quads, kind), self.code.constant(kind, 8)
-        return builder.ashr(builder.shl(words, eight), eight), builder.ashr(words, eight)
-
-    def quads(self, sums: Value, activations: tuple[Value, ...], weights: tuple[Value, ...]) -> Value:
-        """sums[i] + the four products of lane i; sums wrap, which is exact where the final sum fits."""
-        builder, code = self.code.builder, self.code
-        if self.isa.dot == "vpmaddwd":
-            for a, w in zip(activations, weights, strict=True):
-                sums = builder.add(sums, self._multiply_add(a, w))
-            return sums
-        (a,), (w,) = activations, weights
-        kind = vector(I32, LANES)
-        a, w = builder.bitcast(a, kind), builder.bitcast(w, kind)
+        Args:
+            sums: 16 int32.
+            activations: 64 unsigned bytes.
+            weights: 64 signed bytes.
+        """
+        builder, code, kind = self.code.builder, self.code, vector(I32, LANES)
+        a, w = builder.bitcast(activations, kind), builder.bitcast(weights, kind)
         if self.isa.dot == "vpdpbusd":
             return code.call("llvm.x86.avx512.vpdpbusd.512", kind, sums, a, w)
         for byte in range(QUAD):

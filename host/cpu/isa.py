@@ -26,6 +26,7 @@ class Isa:
         register: bytes of a vector register.
         accumulators: vectors of 16 sums that a loop keeps in registers beside its operands.
         permuted_positions: positions whose bytes are chosen by the same choices.
+        wide: whether dense products are of int16, two at a time, because bytes have no exact instruction.
         dot: how four products a lane are added: "vpdpbusd", "vpmaddwd" or "generic".
         permutes: whether bytes are chosen from two registers by an instruction.
         emulated: generic operations stand for the special ones.
@@ -37,6 +38,7 @@ class Isa:
     register: int
     accumulators: int
     permuted_positions: int
+    wide: bool
     dot: str
     permutes: bool
     deposits: bool
@@ -44,11 +46,11 @@ class Isa:
 
 
 PATHS = {
-    "avx512": Isa("avx512", _AVX512, 64, 16, 5, "vpdpbusd", permutes=True, deposits=True),
-    "avx2": Isa("avx2", _AVX2, 32, 4, 4, "vpmaddwd", permutes=False, deposits=True),
-    "portable": Isa("portable", (), 16, 2, 2, "generic", permutes=False, deposits=False),
+    "avx512": Isa("avx512", _AVX512, 64, 16, 5, False, "vpdpbusd", permutes=True, deposits=True),
+    "avx2": Isa("avx2", _AVX2, 32, 4, 4, True, "vpmaddwd", permutes=False, deposits=True),
+    "portable": Isa("portable", (), 16, 2, 2, True, "generic", permutes=False, deposits=False),
 }
-EMULATED = Isa("avx512-emulated", (), 64, 16, 5, "generic", permutes=True, deposits=False, emulated=True)
+EMULATED = Isa("avx512-emulated", (), 64, 16, 5, False, "generic", permutes=True, deposits=False, emulated=True)
 
 
 def supported(features: Mapping[str, bool]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_KINDS = {1: np.uint8, 2: np.int16, 4: np.int32}
 # Channels of a vector operation.
 LANES = 16
 
@@ -19,7 +20,7 @@ class Map:
         channels, height, width: as torch has them; a flattened map stays a map.
         stride: channels from pixel to pixel, at least `channels`; those beyond hold the fill.
         border: rows and columns around the map (top, left, bottom, right), which hold the fill: the next layer's padding.
-        words: int32 values if true, else bytes.
+        unit: bytes of a value: 1, or 4 for sums (int32), or 2 for bytes that were widened (int16, without an offset).
         offset: of bytes: what stands for the value 0, 128 where values may be negative, else 0.
         fill: what border and spare channels hold, as stored.
         start: byte in the workspace.
@@ -30,15 +31,15 @@ class Map:
     width: int
     stride: int
     border: tuple[int, int, int, int]
-    words: bool
+    unit: int
     offset: int
     fill: int
     start: int = 0
 
     @property
-    def unit(self) -> int:
-        """Bytes of a value."""
-        return 4 if self.words else 1
+    def words(self) -> bool:
+        """Whether the values are sums."""
+        return self.unit == 4
 
     @property
     def pixel(self) -> int:
@@ -62,7 +63,7 @@ class Map:
 
     def filled(self) -> NDArray[np.uint8]:
         """The contents before anything is computed."""
-        return np.full(self.size // self.unit, self.fill, np.int32 if self.words else np.uint8).view(np.uint8)
+        return np.full(self.size // self.unit, self.fill, _KINDS[self.unit]).view(np.uint8)
 
 
 # Two vectors: what the widest way of multiplying writes at once.

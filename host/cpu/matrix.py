@@ -18,13 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.cpu.dots import QUAD, Dots
-from host.cpu.ir import I8, I16, I32, I64, Value, Variable, vector
+from host.cpu.ir import I8, I16, I32, I64, Code, Value, Variable, vector
 from host.cpu.layout import LANES, Map, padded
 from host.cpu.requantise import multipliers, requantised
 from host.cpu.steps import Context, Lists, Scale, Window
 
 # Loops of at most so many rounds are written out.
-UNROLLED = 12
+UNROLLED = 16
+# Sums that a loop has under way: each addition waits for the one before to the same sum.
+IN_TURN = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,7 @@ def byte_places(product: Product) -> NDArray[np.int64]:
     """Of each column (taps, channels) of the weights, its byte relative to a position's first pixel."""
     source = product.source
     taps = np.array([y * source.row + x * source.pixel for y, x in product.window.taps], np.int64)
-    return (taps[:, None] + np.arange(product.weight.shape[2])).reshape(-1)
+    return (taps[:, None] + source.unit * np.arange(product.weight.shape[2])).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Ending:
         scale = self.product.scale
         object.__setattr__(self, "table", multipliers(self.context, scale) if scale else 0)
 
-    def store(self, place: Value, channel: Value, sums: list[Value]) -> None:
+    def store(self, place: Value, channel: int | Value, sums: list[Value]) -> None:
         """Stores 16 channels, from `channel` on, of each position of the tile."""
         code, target, scale = self.context.code, self.product.target, self.product.scale
         if self.tile.pooled:
@@ -140,9 +142,9 @@ class Ending:
             sums = [largest]
         multiplier = None
         if scale:
-            start = code.builder.add(I64(self.table), code.offset((channel, 4)))
-            multiplier = code.load(self.context.block, vector(I32, LANES), start)
-        origin = code.at(self.context.work, code.builder.add(place, code.offset((channel, target.unit))))
+            row = code.at(self.context.block, code.offset((channel, 4)))
+            multiplier = code.load(row, vector(I32, LANES), self.table)
+        origin = code.at(self.context.work, code.offset((place, 1), (channel, target.unit)))
         for number, value in enumerate(sums):
             stored = requantised(self.context, value, scale, multiplier) if scale else value
             code.store(stored, origin, target.origin + number * target.pixel)
@@ -173,71 +175,92 @@ class Dense:
     def name(self) -> str:
         return self.product.name
 
-    def quads(self) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
-        """Places of four bytes, relative to a position's first pixel, and the weights int8 (blocks, quads, 16, 4)."""
-        product, places = self.product, byte_places(self.product)
+    @property
+    def together(self) -> int:
+        """Values that are multiplied at a time: four bytes of them."""
+        return QUAD // self.product.source.unit
+
+    def groups(self) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
+        """Places of groups of values, relative to a position's first pixel; weights int8 (blocks, groups, 16, values)."""
+        product, places, together = self.product, byte_places(self.product), self.together
         starts: list[int] = []
-        quad, byte = np.zeros(len(places), np.int64), np.zeros(len(places), np.int64)
+        group, place = np.zeros(len(places), np.int64), np.zeros(len(places), np.int64)
         for number in np.argsort(places, kind="stable"):
             if not starts or places[number] >= starts[-1] + QUAD:
                 starts.append(int(places[number]))
-            quad[number], byte[number] = len(starts) - 1, places[number] - starts[-1]
-        weights = np.zeros((product.blocks * LANES, len(starts), QUAD), np.int8)
-        weights[: product.outputs, quad, byte] = product.weight.reshape(product.outputs, -1)
-        blocks = weights.reshape(product.blocks, LANES, len(starts), QUAD).transpose(0, 2, 1, 3)
+            group[number], place[number] = len(starts) - 1, (places[number] - starts[-1]) // product.source.unit
+        weights = np.zeros((product.blocks * LANES, len(starts), together), np.int8)
+        weights[: product.outputs, group, place] = product.weight.reshape(product.outputs, -1)
+        blocks = weights.reshape(product.blocks, LANES, len(starts), together).transpose(0, 2, 1, 3)
         return np.array(starts, np.int32), np.ascontiguousarray(blocks)
 
     def emit(self, context: Context) -> None:
         product, code, source = self.product, context.code, self.product.source
-        dots = Dots(code, context.isa)
         tile = tile_of(product, context.isa.accumulators)
         together = _together(product.blocks, max(1, context.isa.accumulators // len(tile.places)))
-        starts, weights = self.quads()
-        count = len(starts)
+        turns = -(-IN_TURN // (len(tile.places) * together))
+        starts, weights = self.groups()
+        # A multiple of the turns: the groups that are added multiply the first one's values with zeros.
+        spare = -len(starts) % turns
+        starts, weights = np.pad(starts, (0, spare)), np.pad(weights, ((0, 0), (0, spare), (0, 0), (0, 0)))
+        count, row_bytes = len(starts), weights[0, 0].size
         grouped = weights.reshape(-1, together, *weights.shape[1:]).transpose(0, 2, 1, 3, 4)
         at_weights, at_starts = context.tables.add(grouped), context.tables.add(starts)
         at_biases = context.tables.add(product.biases(source.offset))
-        ending = Ending(context, product, tile)
-        relative = relative_bytes(product, tile)
+        ending, relative = Ending(context, product, tile), relative_bytes(product, tile)
+        sum_kind, row_kind = vector(I32, LANES), vector(I8, row_bytes)
 
         with _looped(context, product.blocks // together) as group:
             channel = code.offset((group, together * LANES))
-            biases = [
-                code.load(context.block, vector(I32, LANES),
-                          code.builder.add(code.offset((channel, 4)), I64(at_biases + 4 * LANES * block)))
-                for block in range(together)
-            ]  # fmt: skip
-            matrix = code.at(context.block, code.offset((group, count * together * LANES * QUAD)))
+            biases = code.at(context.block, code.offset((channel, 4)))
+            first = [code.load(biases, sum_kind, at_biases + 4 * LANES * block) for block in range(together)]
+            matrix = code.at(context.block, code.offset((group, count * together * row_bytes)))
             with positions(context, product, tile, source.row, source.pixel) as (distance, place):
                 base = code.at(context.work, distance)
-                sums = [[code.variable(vector(I32, LANES), bias) for bias in biases] for _ in tile.places]
+                zeros = [code.constant(sum_kind, 0)] * together
+                sums = [
+                    [[code.variable(sum_kind, value) for value in (zeros if turn else first)] for _ in tile.places]
+                    for turn in range(turns)
+                ]
+                # Few rounds are no loop, and their weights would be read before that over the positions.
+                rows = code.anew(matrix) if count // turns <= UNROLLED else matrix
 
-                # Few rounds are no loop, whose weights would be read before that over the positions.
-                matrix = code.anew(matrix) if count <= UNROLLED else matrix
+                def multiply(number: int | Value, sums=sums, base=base, rows=rows) -> None:
+                    for turn in range(turns):
+                        index = code.offset((number, turns), (turn, 1))
+                        if isinstance(index, int):
+                            start: int | Value = int(starts[index])
+                        else:
+                            entry = code.at(context.block, code.offset((index, 4)))
+                            start = code.builder.sext(code.load(entry, I32, at_starts), I64)
+                        pixel, row = code.at(base, start), code.at(rows, code.offset((index, together * row_bytes)))
+                        loaded = [code.load(row, row_kind, at_weights + block * row_bytes) for block in range(together)]
+                        for position, apart in enumerate(relative):
+                            values = code.splat(code.load(pixel, I32, source.origin + apart), LANES)
+                            for one, weights in zip(sums[turn][position], loaded, strict=True):
+                                one.set(self._added(context, one.get(), values, weights))
 
-                def multiply(number: int | Value, sums=sums, base=base, matrix=matrix) -> None:
-                    if isinstance(number, int):
-                        start: int | Value = int(starts[number])
-                    else:
-                        entry = code.at(context.block, code.offset((number, 4)))
-                        start = code.builder.sext(code.load(entry, I32, at_starts), I64)
-                    pixel = code.at(base, start)
-                    row = code.at(matrix, code.offset((number, together * LANES * QUAD)))
-                    loaded = [
-                        dots.weights(code.load(row, vector(I8, LANES * QUAD), at_weights + block * LANES * QUAD))
-                        for block in range(together)
-                    ]
-                    for position, distance in enumerate(relative):
-                        four = code.load(pixel, I32, source.origin + distance)
-                        spread = code.builder.bitcast(code.splat(four, LANES), vector(I8, LANES * QUAD))
-                        prepared = dots.activations(spread)
-                        for block, weights in enumerate(loaded):
-                            one = sums[position][block]
-                            one.set(dots.quads(one.get(), prepared, weights))
-
-                _rounds(context, count, multiply)
+                _rounds(context, count // turns, multiply)
                 for block in range(together):
-                    ending.store(place, code.builder.add(channel, I64(block * LANES)), [of[block].get() for of in sums])
+                    found = [
+                        _added_up(code, [of[position][block].get() for of in sums]) for position in range(len(relative))
+                    ]
+                    ending.store(place, code.offset((channel, 1), (block, LANES)), found)
+
+    def _added(self, context: Context, sums: Value, values: Value, weights: Value) -> Value:
+        """Sums of 16 outputs and the products of four bytes of values, the same for all, with their weights."""
+        code, dots = context.code, Dots(context.code, context.isa)
+        if self.product.source.unit == 1:
+            return dots.quads(sums, code.builder.bitcast(values, weights.type), weights)
+        wide = code.builder.sext(weights, vector(I16, weights.type.count))
+        return dots.pairs(sums, code.builder.bitcast(values, wide.type), wide)
+
+
+def _added_up(code: Code, values: list[Value]) -> Value:
+    total = values[0]
+    for value in values[1:]:
+        total = code.builder.add(total, value)
+    return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,7 +347,7 @@ class Listed:
                     walk(code.at(context.work, code.builder.add(distance, I64(step))), rows, sums)
                     found.append(_sixteens(context, [one.get() for one in sums]))
                 for block in range(chunk // LANES):
-                    ending.store(place, code.builder.add(channel, I64(block * LANES)), [of[block] for of in found])
+                    ending.store(place, code.offset((channel, 1), (block, LANES)), [of[block] for of in found])
         assert pooled == windows.pooled
 
     def rows(self, lanes: int, row_bytes: int) -> NDArray[np.int8]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.cpu.dots import QUAD, Dots
-from host.cpu.ir import I8, I32, I64, Value, Variable, vector
+from host.cpu.ir import I8, I32, I64, Value, vector
 from host.cpu.layout import LANES
 from host.cpu.matrix import Ending, Product, Tile, byte_places, positions, relative_bytes, tile_of
 from host.cpu.steps import Context
@@ -17,6 +17,10 @@ from host.cpu.steps import Context
 TABLE = 64
 # So many slots are written out where there is more than one position; beyond that their code would leave the cache.
 MOST_WRITTEN_OUT = 512
+# So many slots of a block are in registers, beside a tile's sums and tables.
+MOST_HELD = 6
+# Blocks whose sums a loop adds to in turn: one alone would wait for itself.
+TOGETHER = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +123,7 @@ class Permuted:
             for number, slots in enumerate(blocks):
                 self._written_out(context, slots, starts, tile, ending, number * LANES, at_biases)
         else:
-            self._looped(context, blocks, starts, tile, ending, at_biases)
+            self._looped(context, blocks, starts, tile, ending)
 
     def _written_out(
         self, context: Context, slots: Slots, starts: NDArray[np.int64], tile: Tile, ending: Ending, channel: int,
@@ -133,10 +137,11 @@ class Permuted:
         with positions(context, product, tile, source.row, source.pixel) as (distance, place):
             base = code.at(context.work, distance)
             pixels = [code.at(base, source.origin + apart) for apart in relative_bytes(product, tile)]
-            block = code.anew(context.block)
-            # Each position has two sums, which take turns: one alone would wait for itself.
+            # A few slots stay in registers for all positions; many would only be moved to the stack.
+            block = context.block if len(slots.pair) <= MOST_HELD else code.anew(context.block)
+            # With many slots each position has two sums, which take turns: one alone would wait for itself.
             zero = code.constant(bias.type, 0)
-            sums = [[bias] * len(pixels), [zero] * len(pixels)]
+            sums = [[bias] * len(pixels)] + [[zero] * len(pixels)] * (len(slots.pair) > MOST_HELD)
             held: dict[int, list[Value]] = {}
             for number, first in enumerate(slots.pair.tolist()):
                 needed = range(first, min(first + 2, len(starts)))
@@ -145,53 +150,77 @@ class Permuted:
                     for table in needed
                 }
                 choices = code.load(block, kind, at_choices + TABLE * number)
-                weights = dots.weights(code.load(block, kind, at_weights + TABLE * number))
+                weights = code.load(block, kind, at_weights + TABLE * number)
                 for position in range(len(pixels)):
                     bytes_ = dots.choose(choices, tuple(held[table][position] for table in needed))
-                    turn = sums[number % 2]
-                    turn[position] = dots.quads(turn[position], dots.activations(bytes_), weights)
-            ending.store(place, I64(channel), [code.builder.add(*both) for both in zip(*sums, strict=True)])
+                    turn = sums[number % len(sums)]
+                    turn[position] = dots.quads(turn[position], bytes_, weights)
+            found = sums[0] if len(sums) == 1 else [code.builder.add(*both) for both in zip(*sums, strict=True)]
+            ending.store(place, channel, found)
 
     def _looped(
-        self, context: Context, blocks: list[Slots], starts: NDArray[np.int64], tile: Tile, ending: Ending,
-        at_biases: int,
-    ) -> None:  # fmt: skip
+        self, context: Context, blocks: list[Slots], starts: NDArray[np.int64], tile: Tile, ending: Ending
+    ) -> None:
         """All blocks: loops over blocks, positions and slots."""
         code, product, source = context.code, self.product, self.product.source
         dots, kind, single = Dots(code, context.isa), vector(I8, TABLE), len(starts) == 1
-        # A block without a weight has a slot that does nothing.
-        nothing = Slots(
-            np.zeros(1, np.int64), np.zeros((1, LANES, QUAD), np.uint8), np.zeros((1, LANES, QUAD), np.int8)
-        )
-        filled = [block if len(block.pair) else nothing for block in blocks]
-        pairs = np.concatenate([block.pair for block in filled])
-        ends = np.cumsum([len(block.pair) for block in filled])
-        bounds = np.stack([ends - [len(block.pair) for block in filled], ends], axis=1)
-        at_bounds = context.tables.add(bounds.astype(np.int64))
-        second = np.minimum(pairs + 1, len(starts) - 1)
-        at_places = context.tables.add(np.stack([starts[pairs], starts[second]], axis=1))
-        at_choices = context.tables.add(np.concatenate([block.choices for block in filled]))
-        at_weights = context.tables.add(np.concatenate([block.weights for block in filled]))
-        with code.loop(len(filled)) as number:
-            channel = code.offset((number, LANES))
-            bias = code.load(code.at(context.block, code.offset((number, 4 * LANES))), vector(I32, LANES), at_biases)
+        together = max(1, TOGETHER // len(tile.places))
+        groups = [
+            _side_by_side(blocks[start : start + together], together) for start in range(0, len(blocks), together)
+        ]
+        lengths = [len(group.pair) for group in groups]
+        ends = np.cumsum(lengths)
+        at_bounds = context.tables.add(np.stack([ends - lengths, ends], axis=1).astype(np.int64))
+        pairs = np.concatenate([group.pair for group in groups])
+        places = np.stack([starts[pairs], starts[np.minimum(pairs + 1, len(starts) - 1)]], axis=-1)
+        at_places = context.tables.add(places)
+        at_choices = context.tables.add(np.concatenate([group.choices for group in groups]))
+        at_weights = context.tables.add(np.concatenate([group.weights for group in groups]))
+        spare = LANES * (together * len(groups) - product.blocks)
+        at_biases = context.tables.add(np.pad(product.biases(source.offset), (0, spare)))
+        with code.loop(len(groups)) as number:
+            channel = code.offset((number, LANES * together))
             begin, end = (
                 code.load(code.at(context.block, code.offset((number, 16))), I64, at_bounds + part) for part in (0, 8)
             )
             with positions(context, product, tile, source.row, source.pixel) as (distance, place):
                 base = code.at(context.work, distance)
                 pixels = [code.at(base, source.origin + apart) for apart in relative_bytes(product, tile)]
-                sums: list[Variable] = [code.variable(vector(I32, LANES), bias) for _ in pixels]
+                biases = code.at(context.block, code.offset((channel, 4)))
+                sums = [
+                    [code.variable(vector(I32, LANES), code.load(biases, vector(I32, LANES), at_biases + 4 * LANES * part))
+                     for _ in pixels]
+                    for part in range(together)
+                ]  # fmt: skip
                 with code.loop(end, start=begin) as slot:
-                    entry = code.at(context.block, code.offset((slot, 16)))
-                    first, other = (code.load(entry, I64, at_places + part) for part in (0, 8))
-                    row = code.at(context.block, code.offset((slot, TABLE)))
-                    choices, weights = code.load(row, kind, at_choices), code.load(row, kind, at_weights)
-                    prepared = dots.weights(weights)
-                    for pixel, one in zip(pixels, sums, strict=True):
-                        tables = tuple(
-                            code.load(pixel, kind, start) for start in ((first,) if single else (first, other))
-                        )
-                        bytes_ = dots.choose(choices, tables)
-                        one.set(dots.quads(one.get(), dots.activations(bytes_), prepared))
-                ending.store(place, channel, [one.get() for one in sums])
+                    entry = code.at(context.block, code.offset((slot, 16 * together)))
+                    row = code.at(context.block, code.offset((slot, TABLE * together)))
+                    for part in range(together):
+                        first, other = (code.load(entry, I64, at_places + 16 * part + word) for word in (0, 8))
+                        choices = code.load(row, kind, at_choices + TABLE * part)
+                        weights = code.load(row, kind, at_weights + TABLE * part)
+                        for pixel, one in zip(pixels, sums[part], strict=True):
+                            wanted = (first,) if single else (first, other)
+                            bytes_ = dots.choose(choices, tuple(code.load(pixel, kind, start) for start in wanted))
+                            one.set(dots.quads(one.get(), bytes_, weights))
+                for part in range(together):
+                    # The last group may have fewer blocks.
+                    there = I64(len(blocks) - part)
+                    with code.when(code.builder.icmp_signed("<", code.offset((number, together)), there)):
+                        ending.store(place, code.offset((channel, 1), (part, LANES)), [one.get() for one in sums[part]])
+
+
+def _side_by_side(blocks: list[Slots], count: int) -> Slots:
+    """Several blocks' schedules, each slot of all of them together: (slots, blocks, ...)."""
+    length = max(1, *(len(block.pair) for block in blocks))
+    pair = np.zeros((length, count), np.int64)
+    choices = np.zeros((length, count, LANES, QUAD), np.uint8)
+    weights = np.zeros((length, count, LANES, QUAD), np.int8)
+    for number, block in enumerate(blocks):
+        slots = len(block.pair)
+        pair[:slots, number], choices[:slots, number], weights[:slots, number] = (
+            block.pair,
+            block.choices,
+            block.weights,
+        )
+    return Slots(pair, choices, weights)

@@ -18,7 +18,7 @@ from host.cpu.matrix import Dense, Listed, Product, listed_row_bytes
 from host.cpu.patches import Patches, of_patches, patch_map, pieces
 from host.cpu.permuted import TABLE
 from host.cpu.pools import Pool
-from host.cpu.requantise import Elementwise
+from host.cpu.requantise import Elementwise, Widen
 from host.cpu.steps import Lists, Scale, Step, Window
 from host.cpu.winners import GlobalWinners, LocalWinners
 from hwgen.errors import InputError
@@ -176,7 +176,7 @@ class Planner:
             border = _border(reader.first, shape[1:], _first_size(reader.first, shape))
             if isinstance(reader.first, MaxPool2d):
                 fill = _LOWEST_WORD if words else 0
-        return Map(*shape, stride, border, words, offset, fill)
+        return Map(*shape, stride, border, 4 if words else 1, offset, fill)
 
     def _place(self, map: Map) -> Map:
         placed = replace(map, start=self._reserve(map.size))
@@ -243,13 +243,22 @@ class Planner:
         )  # fmt: skip
         if lists is not None:
             product = _flat(product) if _is_flat(lists, source) else product
-        steps: list[Step] = []
-        if lists is None and _scattered(product):
-            patches = self._place(patch_map(product))
-            steps.append(Patches(layer.name, product, patches))
-            product = of_patches(product, patches)
-        steps.append(self._form(product, lists, self._isa))
-        return steps, target, None
+        steps, ready = self._gathered(product) if lists is None else ([], product)
+        step = self._form(ready, lists, self._isa)
+        if isinstance(step, Dense) and self._isa.wide:
+            widened = self._place(replace(source, unit=2, offset=0, fill=0))
+            steps, ready = self._gathered(replace(product, source=widened))
+            steps, step = [Widen(layer.name, source, widened), *steps], Dense(ready)
+        return [*steps, step], target, None
+
+    def _gathered(self, product: Product) -> tuple[list[Step], Product]:
+        """The product, of patches where these are worth it, and what makes them."""
+        if not _scattered(product):
+            return [], product
+        patches = self._place(patch_map(product))
+        # The last patch is written in whole pieces too.
+        self._reserve(_LINE)
+        return [Patches(product.name, product, patches)], of_patches(product, patches)
 
     def _winners(self, layer: KWinners, source: Map, reader: Group | None) -> tuple[list[Step], Map, Lists | None]:
         if source.words:
@@ -291,7 +300,8 @@ def _without_unused_lists(step: Step, used: list[Lists]) -> Step:
 def _scattered(product: Product) -> bool:
     """Whether the window is small, and takes fewer vectors in one piece."""
     size = product.weight.shape[1] * product.weight.shape[2]
-    return size <= TABLE and len(pieces(product)) > 1 and -(-size // QUAD) < len(Dense(product).quads()[0])
+    together = QUAD // product.source.unit
+    return size <= TABLE and len(pieces(product)) > 1 and -(-size // together) < len(Dense(product).groups()[0])
 
 
 def tensors_before(network: IntegerNetwork, layer: Layer) -> Tensor:

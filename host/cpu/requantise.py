@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from host.cpu.ir import I8, I32, I64, Value, vector
+from host.cpu.ir import I8, I16, I32, I64, Value, vector
 from host.cpu.layout import LANES, Map, padded, stride_of
 from host.cpu.steps import Context, Scale
 
@@ -73,6 +73,26 @@ class Elementwise:
         own = np.zeros((source.height * source.width, stride_of(source.channels)), np.int32)
         own[:, : source.channels] = scale.multiplier.reshape(source.channels, -1).T
         return context.tables.add(own), True
+
+
+@dataclass(frozen=True)
+class Widen:
+    """Bytes as the int16 that they stand for; the target has the source's shape."""
+
+    name: str
+    source: Map
+    target: Map
+
+    def emit(self, context: Context) -> None:
+        code, builder = context.code, context.code.builder
+        # In memory the border follows the map; what lies beyond the end belongs to both.
+        lanes = 2 * LANES
+        with code.loop(-(-self.source.size // lanes)) as number:
+            value = code.load(code.at(context.work, code.offset((number, lanes))), vector(I8, lanes), self.source.start)
+            wide = builder.zext(value, vector(I16, lanes))
+            if self.source.offset:
+                wide = builder.sub(wide, code.constant(wide.type, self.source.offset))
+            code.store(wide, code.at(context.work, code.offset((number, 2 * lanes))), self.target.start)
 
 
 def loaded(context: Context, source: Map, pixel: Value, *, bytes_too: bool = True) -> Value:

@@ -1,11 +1,13 @@
-"""The two ends of a program: from a caller's array into the workspace and back."""
+"""The two ends of a program: from a caller's array, in torch's order, into the workspace and back."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from host.cpu.ir import F32, F64, I8, I32, I64, Code, Value
-from host.cpu.layout import Map
+from host.cpu.ir import F32, F64, I8, I32, I64, Code, Value, vector
+from host.cpu.layout import LANES, Map
 
 
 @dataclass(frozen=True)
@@ -22,28 +24,54 @@ class Input:
 
     def integers(self, code: Code, word: Value, work: Value) -> None:
         """From bytes, at the map's offset."""
-        with self._places(code, work) as (index, place):
-            code.store(code.load(word, I8, index), place)
+        if _in_blocks(self.target):
+            with _blocks(code, self.target, work) as (index, pixels):
+                rows = [code.load(code.at(word, start), vector(I8, LANES)) for start in index]
+                for pixel, values in zip(pixels, transposed(code, rows), strict=True):
+                    code.store(values, pixel)
+            return
+        with _places(code, self.target, work) as (number, place):
+            code.store(code.load(word, I8, number), place)
 
     def floats(self, code: Code, word: Value, work: Value) -> Value:
         """From float32; returns an int1 that says whether there was a NaN."""
         builder = code.builder
-        bad = code.variable(I8, 0)
-        low, high = float(-self.target.offset), float(255 - self.target.offset)
-        with self._places(code, work) as (index, place):
-            real = builder.fpext(code.load(word, F32, code.offset((index, 4))), F64)
-            bad.set(builder.or_(bad.get(), builder.zext(builder.fcmp_unordered("uno", real, real), I8)))
-            step = builder.fadd(builder.fdiv(real, F64(self.scale)), F64(0.5))
-            whole = code.call("llvm.floor.f64", F64, step)
-            # Of a NaN the lower bound remains, so that the conversion is defined.
-            above = builder.select(builder.fcmp_ordered(">", whole, F64(low)), whole, F64(low))
-            bounded = builder.select(builder.fcmp_ordered("<", above, F64(high)), above, F64(high))
-            value = builder.add(builder.fptosi(bounded, I32), I32(self.target.offset))
-            code.store(builder.trunc(value, I8), place)
-        return builder.icmp_unsigned("!=", bad.get(), I8(0))
+        if _in_blocks(self.target):
+            bad = code.variable(vector(I8, LANES), code.constant(vector(I8, LANES), 0))
+            with _blocks(code, self.target, work) as (index, pixels):
+                rows = []
+                for start in index:
+                    real = code.load(code.at(word, code.offset((start, 4))), vector(F32, LANES))
+                    rows.append(self._quantised(code, real, bad))
+                for pixel, values in zip(pixels, transposed(code, rows), strict=True):
+                    code.store(values, pixel)
+            return builder.icmp_unsigned("!=", builder.bitcast(bad.get(), _bits(LANES)), _bits(LANES)(0))
+        found = code.variable(I8, 0)
+        with _places(code, self.target, work) as (number, place):
+            code.store(self._quantised(code, code.load(word, F32, code.offset((number, 4))), found), place)
+        return builder.icmp_unsigned("!=", found.get(), I8(0))
 
-    def _places(self, code: Code, work: Value):
-        return _places(code, self.target, work)
+    def _quantised(self, code: Code, real: Value, bad) -> Value:
+        """Bytes of float32 values, or of one; `bad` keeps where there was a NaN."""
+        builder = code.builder
+        lanes = getattr(real.type, "count", 0)
+
+        def kind(element: Value) -> Value:
+            return vector(element, lanes) if lanes else element
+
+        def number(value: float) -> Value:
+            return code.constant(kind(F64), value)
+
+        wide = builder.fpext(real, kind(F64))
+        bad.set(builder.or_(bad.get(), builder.zext(builder.fcmp_unordered("uno", real, real), kind(I8))))
+        step = builder.fadd(builder.fdiv(wide, number(self.scale)), number(0.5))
+        whole = code.call(f"llvm.floor.v{lanes}f64" if lanes else "llvm.floor.f64", kind(F64), step)
+        low, high = number(float(-self.target.offset)), number(float(255 - self.target.offset))
+        # Of a NaN the lower bound remains, so that the conversion is defined.
+        above = builder.select(builder.fcmp_ordered(">", whole, low), whole, low)
+        bounded = builder.select(builder.fcmp_ordered("<", above, high), above, high)
+        value = builder.add(builder.fptosi(bounded, kind(I32)), code.constant(kind(I32), self.target.offset))
+        return builder.trunc(value, kind(I8))
 
 
 @dataclass(frozen=True)
@@ -53,50 +81,101 @@ class Output:
     source: Map
 
     def integers(self, code: Code, word: Value, work: Value) -> None:
-        with _places(code, self.source, work) as (index, place):
-            code.store(self._value(code, place), word, code.offset((index, 4)))
+        if _in_blocks(self.source):
+            for start, values in self._rows(code, work):
+                code.store(values, code.at(word, code.offset((start, 4))))
+            return
+        with _places(code, self.source, work) as (number, place):
+            code.store(self._value(code, place, 0), word, code.offset((number, 4)))
 
     def floats(self, code: Code, word: Value, work: Value, block: Value, at_scales: int) -> None:
         """`at_scales`: place of the channels' float64 scales in the block."""
         builder, pixels = code.builder, self.source.height * self.source.width
-        with _places(code, self.source, work) as (index, place):
-            channel = builder.udiv(index, I64(pixels)) if pixels > 1 else index
-            scale = code.load(block, F64, builder.add(I64(at_scales), code.offset((channel, 8))))
-            real = builder.fmul(builder.sitofp(self._value(code, place), F64), scale)
-            code.store(builder.fptrunc(real, F32), word, code.offset((index, 4)))
 
-    def _value(self, code: Code, place: Value) -> Value:
-        if self.source.words:
-            return code.load(place, I32)
-        return code.builder.sub(code.builder.zext(code.load(place, I8), I32), I32(self.source.offset))
+        def scaled(values: Value, number: Value, lanes: int) -> Value:
+            channel = builder.udiv(number, I64(pixels)) if pixels > 1 else number
+            scale = code.load(code.at(block, code.offset((channel, 8))), F64, at_scales)
+            wide = builder.sitofp(values, vector(F64, lanes) if lanes else F64)
+            real = builder.fmul(wide, code.splat(scale, lanes) if lanes else scale)
+            return builder.fptrunc(real, vector(F32, lanes) if lanes else F32)
+
+        if _in_blocks(self.source):
+            for start, values in self._rows(code, work):
+                code.store(scaled(values, start, LANES), code.at(word, code.offset((start, 4))))
+            return
+        with _places(code, self.source, work) as (number, place):
+            code.store(scaled(self._value(code, place, 0), number, 0), word, code.offset((number, 4)))
+
+    def _rows(self, code: Code, work: Value) -> Iterator[tuple[Value, Value]]:
+        """(number of the first value, 16 int32 of a channel) for all of the map, in loops."""
+        with _blocks(code, self.source, work) as (index, pixels):
+            columns = [self._value(code, pixel, LANES) for pixel in pixels]
+            yield from zip(index, transposed(code, columns), strict=True)
+
+    def _value(self, code: Code, place: Value, lanes: int) -> Value:
+        """Stored values as int32: a vector of so many, or one for 0."""
+        source = self.source
+        element = I32 if source.words else I8
+        value = code.load(place, vector(element, lanes) if lanes else element)
+        if source.words:
+            return value
+        kind = vector(I32, lanes) if lanes else I32
+        return code.builder.sub(code.builder.zext(value, kind), code.constant(kind, source.offset))
 
 
-class _places:
+def transposed(code: Code, rows: list[Value]) -> list[Value]:
+    """Of 16 vectors of 16 lanes."""
+    half = LANES // 2
+    low = [lane for pair in range(half) for lane in (pair, LANES + pair)]
+    high = [lane + half for lane in low]
+    # Interleaving the first half of the rows with the second moves a bit of a lane's number to the row's.
+    for _ in range(4):
+        rows = [code.shuffle(rows[n], rows[half + n], order) for n in range(half) for order in (low, high)]
+    return rows
+
+
+def _bits(count: int) -> Value:
+    from llvmlite import ir
+
+    return ir.IntType(8 * count)
+
+
+def _in_blocks(of: Map) -> bool:
+    """Whether 16 channels of 16 pixels fit; values one by one would take most of a large layer's time."""
+    return of.channels >= LANES and of.height * of.width >= LANES
+
+
+@contextmanager
+def _blocks(code: Code, of: Map, work: Value) -> Iterator[tuple[list[Value], list[Value]]]:
+    """Loops over blocks: (of 16 channels, the number of the first value; pointers to 16 pixels at the first channel)."""
+    builder, pixels = code.builder, of.height * of.width
+    with code.loop(of.channels, step=LANES) as c, code.loop(pixels, step=LANES) as p:
+        # The last ones are moved again.
+        channel = code.less(c, I64(of.channels - LANES))
+        first = code.less(p, I64(pixels - LANES))
+        index = [code.offset((channel, pixels), (n * pixels, 1), (first, 1)) for n in range(LANES)]
+        places = []
+        for n in range(LANES):
+            pixel = builder.add(first, I64(n))
+            y, x = builder.udiv(pixel, I64(of.width)), builder.urem(pixel, I64(of.width))
+            distance = code.offset((channel, of.unit), (y, of.row), (x, of.pixel))
+            places.append(code.at(code.at(work, distance), of.origin))
+        yield index, places
+
+
+@contextmanager
+def _places(code: Code, of: Map, work: Value) -> Iterator[tuple[Value, Value]]:
     """Loops over the values of a map in torch's order: (number of the value, pointer to it)."""
-
-    def __init__(self, code: Code, of: Map, work: Value):
-        self._code, self._map, self._work = code, of, work
-
-    def __enter__(self) -> tuple[Value, Value]:
-        from contextlib import ExitStack
-
-        code, of = self._code, self._map
-        self._stack = ExitStack()
-        index: Value = None
-        distance: Value = None
+    number: int | Value = 0
+    distance: int | Value = 0
+    with ExitStack() as loops:
         for count, step, torch_step in (
             (of.channels, of.unit, of.height * of.width),
             (of.height, of.row, of.width),
             (of.width, of.pixel, 1),
         ):
-            if count == 1:
-                continue
-            number = self._stack.enter_context(code.loop(count))
-            index = code.offset((number, torch_step), *(((index, 1),) if index is not None else ()))
-            distance = code.offset((number, step), *(((distance, 1),) if distance is not None else ()))
-        index = I64(0) if index is None else index
-        distance = I64(0) if distance is None else distance
-        return index, code.at(self._work, code.builder.add(distance, I64(of.origin)))
-
-    def __exit__(self, *error) -> None:
-        self._stack.__exit__(*error)
+            if count > 1:
+                index = loops.enter_context(code.loop(count))
+                number = code.offset((number, 1), (index, torch_step))
+                distance = code.offset((distance, 1), (index, step))
+        yield code.i64(number), code.at(code.at(work, distance), of.origin)

@@ -168,7 +168,7 @@ class Code:
         one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
         return self.builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), self.choice([0] * lanes))
 
-    def constant(self, kind: Value, value: int) -> Value:
+    def constant(self, kind: Value, value: float) -> Value:
         """A number, or a vector of equal numbers."""
         if isinstance(kind, ir.VectorType):
             return ir.Constant(kind, [value] * kind.count)

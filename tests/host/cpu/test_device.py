@@ -67,6 +67,23 @@ def test_real_values_are_those_of_the_reference(tmp_path, signed, head):
         assert accelerator.stats.words == 1 + 2 + 50 + 5 + 4 + 3
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_real_values_of_wide_ends(tmp_path, signed):
+    layers = (conv("a", 21, 18, 2, 1),)
+    scales = np.random.default_rng(0).random(21)
+    pack_network(IntegerNetwork(Input((18, 6, 5), 0.013, signed), layers, scales)).save(tmp_path / "net.hwpack")
+    x = np.random.default_rng(1).normal(size=(3, 18, 6, 5)).astype(np.float32)
+    x[0, 5, 2, :4] = [np.inf, -np.inf, 1e30, -0.0]
+    with host.open(tmp_path / "net.hwpack", device="reference") as reference:
+        expected = reference.run(x)
+    with host.open(tmp_path / "net.hwpack", device="cpu") as accelerator:
+        np.testing.assert_array_equal(accelerator.run(x), expected)
+        np.testing.assert_array_equal(accelerator.run(x[:1]), expected[:1])
+        x[2, 17, 5, 4] = np.nan
+        with pytest.raises(DataError, match="input: contains NaN"):
+            accelerator.run(x)
+
+
 def test_results_are_the_callers_own(hwpack):
     with host.open(hwpack, device="cpu") as accelerator:
         x = reals(2)

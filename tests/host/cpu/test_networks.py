@@ -142,6 +142,8 @@ NETWORKS = {
     "grouped and dilated": network_of(
         (6, 9, 9), 12, conv("a", 12, 1, 3, 3, groups=6, dilation=(2, 1), stride=(1, 2), padding=(2, 0)), scaled("b", 12)
     ),
+    "wide ends": network_of((35, 5, 7), 37, conv("a", 37, 35, 1, 1)),
+    "wide ends of bytes": network_of((33, 17, 1), 33, ReLU("r"), signed=True),
     "sparse and wide": network_of(
         (512, 2, 2), 128, KWinners("k", 51, True), conv("a", 128, 512, 1, 1, density=0.05)
     ),

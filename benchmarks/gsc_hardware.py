@@ -26,8 +26,7 @@ from hwgen.errors import HwgenError
 from hwgen.format.io import quantise_input
 from hwgen.format.packed import PackedNetwork
 from hwgen.generator import Bundle, write
-from hwgen.plan import Plan, make_plan
-from hwgen.plan.resources import total
+from hwgen.plan import make_plan
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,8 @@ class Result:
         packing_efficiency: non-zero weights / weight slots.
         multipliers: products that the whole pipeline can form in a cycle.
         stages: those that multiply.
-        resources: family -> what synthesis counted, where it was asked for; `planned` is what the plan expected of it.
+        resources: family -> what synthesis counted, where it was asked for, and with it the plan's stages:
+            `resource_model check --counted` compares both.
         build: of the board's bitstream, made from the bundle that was simulated, where it was asked for.
     """
 
@@ -135,7 +135,7 @@ def main(
             resources = {}
             for family in synthesise or ():
                 report(f"synthesising for {family}", None)
-                resources[family] = _counts(generated, family) | {"planned": _expected(plan, family)}
+                resources[family] = _counts(generated, family) | {"plan": plan.to_json()}
             built = None
             if place_and_route:
                 options = {"router": router, "placer": placer, "seed": placement_seed, "nextpnr": nextpnr}
@@ -176,10 +176,6 @@ def _counts(bundle: Bundle, family: str) -> dict[str, Any]:
     from boards.synthesis import counts
 
     return asdict(counts(bundle.path / f"{bundle.manifest.top}.v", bundle.manifest.top, family))
-
-
-def _expected(plan: Plan, family: str) -> dict[str, float]:
-    return asdict(total(plan.stages, family, plan.family, ultra_ram=plan.ultra_ram))
 
 
 def _built(
@@ -264,12 +260,8 @@ def _print(result: Result) -> None:
     columns = ("stage", "kind", "multipliers", "useful products a word", "cycles", "utilisation", "efficiency")
     terminal.print_table("Stages that multiply", columns, rows, left=2)
     for family, counted in result.resources.items():
-        rows = [
-            (name.replace("_", " "), value, counted["planned"].get(name, ""))
-            for name, value in counted.items()
-            if not isinstance(value, dict)
-        ]
-        terminal.print_table(f"Synthesis for {family}", ("", "counted", "planned"), rows)
+        totals = [(name.replace("_", " "), value) for name, value in counted.items() if not isinstance(value, dict)]
+        terminal.print_table(f"Synthesis for {family}", ("", ""), totals)
     if result.build is not None:
         rows = [(name.replace("_", " "), str(value)) for name, value in result.build.items()]
         terminal.print_table("Placed and routed", ("", ""), rows)

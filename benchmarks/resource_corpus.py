@@ -30,6 +30,7 @@ from hwgen.format.network import (
     Layer,
     Linear,
     MaxPool2d,
+    ReLU,
     Requantise,
 )
 from hwgen.format.packed import PackedNetwork
@@ -47,6 +48,8 @@ from rtl_templates.scatter_engine import Reach, ScatterEngine
 from rtl_templates.target import target_of
 from rtl_templates.windows import Windows
 
+# What no synthesis of a stage depends on, or no sample told when it was made.
+UNSEEN = ("name", "cycles", "bias_of", "nonzeros")
 MODES = ("dense", "sparse-dense", "sparse-sparse", "sparse-sparse")
 SLOWEST = 1 << 31
 # What is larger takes minutes to synthesise.
@@ -84,10 +87,11 @@ class Sample:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Sample:
-        return cls(**content | {"stage": _stage(content["stage"])})
+        return cls(**content | {"stage": stage_of(content["stage"])})
 
 
-def _stage(content: dict[str, Any]) -> Stage:
+def stage_of(content: dict[str, Any]) -> Stage:
+    """A stage of its JSON."""
     fields = {name: _tuples(value) for name, value in content.items() if name != "kind"}
     if isinstance(fields.get("window"), dict):
         fields["window"] = stages.Window(**{name: _tuples(value) for name, value in fields["window"].items()})
@@ -124,7 +128,7 @@ class Samples:
 
 
 def _key(stage: Stage, family: str) -> str:
-    numbers = {name: value for name, value in stage.to_json().items() if name not in ("name", "cycles", "bias_of")}
+    numbers = {name: value for name, value in stage.to_json().items() if name not in UNSEEN}
     return hashlib.sha256(json.dumps([family, numbers], sort_keys=True).encode()).hexdigest()
 
 
@@ -171,6 +175,40 @@ def of_plan(packed: PackedNetwork, plan: Plan) -> Iterator[tuple[Stage, Callable
     for stage in plan.stages:
         if not isinstance(stage, stages.Unrolled) or stage.adder_bits <= MOST_ADDER_BITS:
             yield stage, partial(stage_component, plan, packed, stage)
+
+
+# (channels, outputs, kernel, size of the map, non-zeros an output): convolutions of many lanes, whose accumulators drain
+# in turn.
+SERIAL = ((16, 32, 5, 8, 50), (32, 32, 5, 8, 100), (16, 64, 5, 8, 25))
+
+
+def serial(family: str) -> Iterator[tuple[Stage, Callable[[], Any]]]:
+    """Large stages that random networks hardly have; a minute or two of synthesis each."""
+    for number, (channels, outputs, kernel, size, nonzeros) in enumerate(SERIAL):
+        packed = pack_network(_complementary(number, channels, outputs, kernel, size, nonzeros))
+        positions = (size - kernel + 1) ** 2
+        plan = make_plan(packed, board=Room(family), mode="sparse-dense", cycles=42 * positions)
+        yield from ((stage, make) for stage, make in of_plan(packed, plan) if isinstance(stage, stages.Mac))
+
+
+def _complementary(seed: int, channels: int, outputs: int, kernel: int, size: int, nonzeros: int) -> IntegerNetwork:
+    """A convolution behind a ReLU, since an unrolled layer is the first; kernels that share out their columns."""
+    rng, columns = np.random.default_rng(seed), channels * kernel**2
+    mask, together = np.zeros((outputs, columns), bool), columns // nonzeros
+    for output in range(outputs):
+        if output % together == 0:
+            order = rng.permutation(columns)
+        start = output % together * nonzeros
+        mask[output, order[start : start + nonzeros]] = True
+    weight = (rng.integers(1, 128, mask.shape) * rng.choice([-1, 1], mask.shape) * mask).astype(np.int8)
+    shape = (outputs, channels, kernel, kernel)
+    bias = rng.integers(-100, 100, outputs).astype(np.int32)
+    layers = (
+        ReLU("relu"),
+        Conv2d("conv", weight.reshape(shape), mask.reshape(shape), bias),
+        Requantise("conv.requantise", np.full(outputs, 30_000, np.int32), 24, True),
+    )
+    return IntegerNetwork(Input((channels, size, size), 1.0, True), layers, np.ones(outputs))
 
 
 def network(seed: int) -> IntegerNetwork:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.resource_model fit        # synthesises single stages, writes hwgen/plan/resource_coefficients.py
     python -m benchmarks.resource_model check      # synthesises whole bundles of networks that were not used in the fit
-    python -m benchmarks.resource_model check --gsc sparse-sparse --family ecp5
+    python -m benchmarks.resource_model check --counted benchmarks/results/gsc_dense_ultrascale.json
 
 `fit` keeps the synthesised stages in benchmarks/results/resource_model_samples.jsonl and synthesises what is not there:
 with `--again` all of them, where components have changed. `check` writes benchmarks/results/resource_model.json.
@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,16 +24,16 @@ import typer
 from scipy.optimize import nnls
 
 from benchmarks import resource_corpus as corpus
-from boards.catalogue import board
 from boards.synthesis import counts
 from hwgen import terminal
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, InputError
 from hwgen.format.packed import PackedNetwork
 from hwgen.generator import write
-from hwgen.plan import MODES, Plan, make_plan
+from hwgen.plan import MODES, Plan
 from hwgen.plan.resource_primitives import FAMILIES
 from hwgen.plan.resource_structure import structure
 from hwgen.plan.resources import total
+from hwgen.plan.stages import Stage
 from rtl_templates.target import target_of
 
 RESULTS = Path(__file__).parent / "results"
@@ -43,10 +43,6 @@ COEFFICIENTS = Path(__file__).parent.parent / "hwgen" / "plan" / "resource_coeff
 
 # Networks of the fit have the numbers from 0 on, those of the check from here on.
 FIRST_CHECKED = 1000
-
-# Of the keyword-spotting network.
-GSC_BOARDS = {"ecp5": "ulx3s-85f", "ultrascale+": "alveo-u250"}
-GSC_CYCLES = 800
 
 # Errors are relative to the LUTs of a stage, but of a small one not more exact than this.
 LEAST_LUTS = 30
@@ -88,7 +84,8 @@ def near(planned: float, synthesised: float) -> bool:
 
 @app.command("fit")
 def fit_command(
-    networks: Annotated[int, typer.Option(help="Random networks whose stages are synthesised.")] = 60,
+    networks: Annotated[int, typer.Option(help="Random networks whose stages are synthesised.")] = 16,
+    unrolled: Annotated[int, typer.Option(help="Networks of which unrolled layers are, which are rare.")] = 75,
     rare: Annotated[int, typer.Option(help="Random stages of each kind that networks seldom have.")] = 16,
     again: Annotated[bool, typer.Option("--again", help="Synthesise all of them again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the errors as one JSON object.")] = False,
@@ -98,12 +95,16 @@ def fit_command(
         SAMPLES.unlink(missing_ok=True)
     samples = corpus.Samples(SAMPLES)
     with terminal.progress() as report:
-        for seed in range(max(networks, rare)):
-            report("synthesising stages", seed / max(networks, rare))
+        most = max(networks, rare, unrolled)
+        for seed in range(most):
+            report("synthesising stages", seed / most)
             for family in FAMILIES:
                 found = list(corpus.rare(seed)) if seed < rare else []
-                if seed < networks and (plan := corpus.planned(seed, family)) is not None:
-                    found += corpus.of_plan(*plan)
+                if seed == 0:
+                    found += corpus.serial(family)
+                if seed < max(networks, unrolled) and (plan := corpus.planned(seed, family)) is not None:
+                    stages = list(corpus.of_plan(*plan))
+                    found += [pair for pair in stages if seed < networks or pair[0].kind == "unrolled"]
                 for stage, component in found:
                     samples.measure(stage, component, family)
     coefficients, errors = fit(samples.samples)
@@ -177,16 +178,18 @@ def check_command(
     family: Annotated[list[str] | None, typer.Option(help="ecp5 or ultrascale+; may be repeated; both.")] = None,
     mode: Annotated[list[str] | None, typer.Option(help="May be repeated; all.")] = None,
     networks: Annotated[int, typer.Option(help="Random networks, in each mode.")] = 3,
-    gsc: Annotated[bool, typer.Option("--gsc", help="The keyword-spotting network instead: minutes each.")] = False,
+    counted: Annotated[
+        list[Path] | None, typer.Option(help="Results of gsc_hardware --synthesise instead; may be repeated.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
     """Synthesise whole bundles and compare."""
     known = json.loads(RESULT.read_text()) if RESULT.exists() else []
     try:
         with terminal.progress() as report:
-            found = []
-            for one in family or FAMILIES:
-                for name, packed, plan in _bundles(networks, gsc, mode or [m for m in MODES if m != "auto"], one):
+            found = [check for path in counted or () for check in compare_counted(path)]
+            for one in () if counted else family or FAMILIES:
+                for name, packed, plan in _bundles(networks, mode or [m for m in MODES if m != "auto"], one):
                     report(f"{name} {plan.mode} {one}", None)
                     found.append(compare(name, packed, plan))
     except HwgenError as error:
@@ -204,15 +207,7 @@ def check_command(
         sys.exit(1)
 
 
-def _bundles(networks: int, gsc: bool, modes: Sequence[str], family: str) -> Iterator[tuple[str, PackedNetwork, Plan]]:
-    if gsc:
-        from benchmarks import gsc_network
-
-        packed = gsc_network.network(0)
-        for mode in modes:
-            cycles = GSC_CYCLES if mode == "sparse-sparse" else None
-            yield "gsc", packed, make_plan(packed, board=board(GSC_BOARDS[family]), mode=mode, cycles=cycles)
-        return
+def _bundles(networks: int, modes: Sequence[str], family: str) -> Iterator[tuple[str, PackedNetwork, Plan]]:
     for mode in modes:
         count = 0
         for seed in range(FIRST_CHECKED, 2 * FIRST_CHECKED):
@@ -229,12 +224,31 @@ def compare(name: str, packed: PackedNetwork, plan: Plan) -> Check:
     """Synthesises a plan's bundle for its family."""
     with tempfile.TemporaryDirectory(prefix="hwgen-resources-") as folder:
         bundle = write(plan, packed, Path(folder) / "bundle")
-        found = counts(bundle.path / f"{bundle.manifest.top}.v", bundle.manifest.top, plan.family)
-    taken = asdict(total(plan.stages, plan.family, ultra_ram=plan.ultra_ram))
+        found = asdict(counts(bundle.path / f"{bundle.manifest.top}.v", bundle.manifest.top, plan.family))
+    return _check(name, plan.mode, plan.family, plan.stages, plan.ultra_ram, found)
+
+
+def compare_counted(path: Path) -> Iterator[Check]:
+    """What `gsc_hardware --synthesise` counted, and what the model says of the same stages."""
+    try:
+        result = json.loads(path.read_text())
+        for family, counted in result["resources"].items():
+            plan = counted["plan"]
+            stages = [corpus.stage_of(stage) for stage in plan["stages"]]
+            name = f"gsc on {result['board']}, {plan['cycles_per_word']} cycles"
+            yield _check(name, result["mode"], family, stages, bool(plan.get("ultra_ram")), counted)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a result of gsc_hardware --synthesise --json: {error}") from error
+
+
+def _check(
+    name: str, mode: str, family: str, stages: Sequence[Stage], ultra_ram: bool, counted: Mapping[str, Any]
+) -> Check:
+    taken = asdict(total(stages, family, ultra_ram=ultra_ram))
     taken["lut"] = round(taken["lut"])
-    synthesised = {"lut": found.lut, "dsp": found.dsp, "block_ram": found.block_ram, "ultra_ram": found.ultra_ram}
+    synthesised = {what: counted[what] for what in taken}
     within = all(near(taken[what], synthesised[what]) for what in synthesised)
-    return Check(name, plan.mode, plan.family, taken, synthesised, within)
+    return Check(name, mode, family, taken, synthesised, within)
 
 
 def _print(found: Sequence[Check]) -> None:

@@ -116,6 +116,7 @@ def _engine(
         weight_bits=_weight_bits(folds, steps, readers, lanes, parallel, kernels, listed, stream, window, rows_max),
         in_layout=stream.layout,
         layout=slots.drain_layout(parallel),
+        nonzeros=int(request.layer.mask.sum()),
     )
 
 

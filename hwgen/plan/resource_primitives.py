@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
+from math import ceil, comb, expm1
 
 FAMILIES = ("ecp5", "ultrascale+")
 
@@ -68,6 +68,7 @@ def memory(
     rom: bool = False,
     style: str = "auto",
     granule: int = 0,
+    density: float = 1.0,
 ) -> Memory:
     """A memory with one write port, or none.
 
@@ -79,6 +80,7 @@ def memory(
         rom: nothing is written.
         style: "auto", "distributed", "block" or "ultra", as the attribute `ram_style`.
         granule: bits that are written apart from others; 0 for whole rows.
+        density: of a read-only memory: the share of its contents that is not zero because it has to be.
     """
     if depth < 1 or width < 1:
         return Memory()
@@ -95,17 +97,17 @@ def memory(
         return Memory(blocks=blocks)
     if rom:
         if depth * width * _ROM_BIT_COST[family] <= cost:
-            return Memory(lut=_rom_luts(family, depth, width) * reads)
+            return Memory(lut=_rom_luts(family, depth, width, density) * reads)
         return Memory(blocks=blocks)
     return distributed if cost_distributed <= cost else Memory(blocks=blocks)
 
 
-def banked(family: str, depth: int, width: int) -> tuple[Memory, int]:
+def banked(family: str, depth: int, width: int, density: float = 1.0) -> tuple[Memory, int]:
     """A BankedMemory: its memory, and the banks of which one is chosen."""
     rows = bank_rows(depth, width)
     full, rest = divmod(depth, rows)
-    found = memory(family, rows, width, rom=True) * full
-    return found + memory(family, rest, width, rom=True), full + bool(rest)
+    found = memory(family, rows, width, rom=True, density=density) * full
+    return found + memory(family, rest, width, rom=True, density=density), full + bool(rest)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -145,14 +147,35 @@ def _join_luts(family: str, rows: int, width: int) -> float:
     return width * (rows / 2 if family == "ecp5" else -(-rows // 4))
 
 
-def _rom_luts(family: str, depth: int, width: int) -> float:
+def _rom_luts(family: str, depth: int, width: int, density: float) -> float:
     """A row's bit is a function of the address; small ones take what their inputs need at least."""
     if bits_for(depth) < 3:
         return 0.6 * width
     # On the ECP5 four LUT4s make 64 rows, on UltraScale+ four LUT6s 256, with multiplexers beside the LUTs.
     rows = 16 if family == "ecp5" else 64
     wide = ceil(depth / (4 * rows))
-    return width * (4 * wide + wide - 1 if wide > 1 else ceil(depth / rows))
+    if wide > 1:
+        joins, parts = wide - 1, 4 * wide
+    else:
+        joins, parts = 0, ceil(depth / rows)
+    return width * joins + parts * _different(min(depth, rows), width, density)
+
+
+def _different(rows: int, width: int, density: float) -> float:
+    """Bits of a row that differ as functions of the address: synthesis makes equal ones once, and zeros not at all.
+
+    Half of the bits of what is not zero are ones, so that the ones of a bit's rows are binomially distributed; of the
+    functions with as many ones each is as likely.
+    """
+    if density >= 1:
+        return width
+    one, found = density / 2, 0.0
+    for ones in range(1, rows + 1):
+        functions = comb(rows, ones)
+        drawn = width * functions * one**ones * (1 - one) ** (rows - ones)
+        # Expected number of functions that are drawn at least once.
+        found += -functions * expm1(-drawn / functions)
+    return found
 
 
 def _half_blocks(family: str, depth: int, width: int, granule: int, ports: int) -> tuple[int, float]:

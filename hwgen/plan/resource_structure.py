@@ -150,7 +150,9 @@ def _mac(stage: stages.Mac, family: str, target: Target) -> Structure:
     table_rows = stage.steps if every and not listed else folds * stage.steps
     tables = _regular(memory(family, table_rows, table, rom=True)) * readers
     row = per_reader * sets * (_VALUE_BITS + kernel_bits)
-    weights, banks = banked(family, weight_rows, row)
+    slots = stage.weight_bits / (_VALUE_BITS + kernel_bits)
+    density = min(1.0, stage.nonzeros / slots) if stage.nonzeros and slots else 1.0
+    weights, banks = banked(family, weight_rows, row, density)
     weights *= readers
     memories = buffer * readers + tables + weights
     amounts = {

@@ -101,6 +101,7 @@ class Mac(Stage):
         accumulator_bits: two's complement.
         serial: one bank of accumulators, drained between two groups.
         weight_bits: in weight memories, kernel IDs included.
+        nonzeros: weights in them that were not pruned; 0 where that is not known.
         layout: of the value stream that comes out.
     """
 
@@ -126,6 +127,7 @@ class Mac(Stage):
     in_layout: Layout
     layout: Layout
     serial: bool = False
+    nonzeros: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

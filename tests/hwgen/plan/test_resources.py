@@ -11,7 +11,7 @@ from hwgen.errors import PlanError
 from hwgen.format.network import Conv2d, Flatten, Input, IntegerNetwork, KWinners, Linear, Requantise
 from hwgen.generator import write
 from hwgen.packing import pack_network
-from hwgen.plan import make_plan, resources, stages
+from hwgen.plan import make_plan, resource_primitives, resources, stages
 from hwgen.plan.resource_coefficients import COEFFICIENTS
 from hwgen.plan.resource_primitives import FAMILIES, Memory, adder, bank_rows, banked, memory
 from rtl_templates.banked_memory import bank_depth
@@ -136,3 +136,11 @@ def test_a_plan_says_what_synthesis_counts(family, name, tmp_path):
     assert planned.lut == pytest.approx(found.lut, rel=0.15)
     assert planned.dsp == found.dsp
     assert planned.block_ram == pytest.approx(found.block_ram, abs=3)
+
+
+@pytest.mark.parametrize(("rows", "density"), [(25, 0.125), (16, 0.5), (12, 0.02), (64, 0.04)])
+def test_equal_bits_of_a_sparse_table_count_once(rows, density):
+    rng, width = np.random.default_rng(rows), 5000
+    bits = (rng.random((rows, width)) < density) & (rng.random((rows, width)) < 0.5)
+    different = {column.tobytes() for column in bits.T} - {bytes(rows)}
+    assert resource_primitives._different(rows, width, density) == pytest.approx(len(different), rel=0.05, abs=10)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -37,13 +38,16 @@ class Cpu:
         self._input, self._output = network.input, tensors(network)[-1].shape
         self._offset = 128 if network.input.signed else 0
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._work = [self._program.workspace()]
-        self._cores, self._pool = cores, None if cores == 1 else ThreadPoolExecutor(cores - 1, "hwgen-cpu")
+        self._cores, self._process = cores, os.getpid()
+        self._pool: ThreadPoolExecutor | None = None
+        # A thread that an interrupted call left behind may still use a workspace: none is ever used by two.
+        self._idle: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
+        self._own = self._program.workspace()
         # One word needs neither new arrays nor their addresses.
         self._word = np.zeros((1, *network.input.shape), np.float32)
         self._result = np.zeros((1, *self._output), np.float32)
         places = (self._word, self._result)
-        block, work = self._program.block, self._work[0].ctypes.data
+        block, work = self._program.block, self._own.ctypes.data
         self._one = (places[0].ctypes.data, places[1].ctypes.data, 1, work, block)
 
     def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -57,7 +61,7 @@ class Cpu:
         return y
 
     def run_int(self, x: NDArray[np.integer]) -> NDArray[np.int64]:
-        words = (x.astype(np.int16) + self._offset).astype(np.uint8)
+        words = (x.astype(np.int16) + self._offset).astype(np.uint8, order="C")
         y = np.empty((len(x), *self._output), np.int32)
         self._batch(self._program.integers, words, y)
         return y.astype(np.int64)
@@ -65,27 +69,39 @@ class Cpu:
     def _batch(self, function: Callable[..., int], x: NDArray[Any], y: NDArray[Any]) -> None:
         """Computes y of x, each thread a share; both are contiguous."""
         shares = max(1, min(self._cores, len(x) // LEAST_WORDS))
-        while len(self._work) < shares:
-            self._work.append(self._program.workspace())
         bounds = [len(x) * share // shares for share in range(shares + 1)]
 
         def compute(share: int) -> int:
             start, count = bounds[share], bounds[share + 1] - bounds[share]
             first = x.ctypes.data + start * x.strides[0], y.ctypes.data + start * y.strides[0]
-            return function(*first, count, self._work[share].ctypes.data, self._program.block)
+            try:
+                work = self._idle.get_nowait()
+            except Empty:
+                work = self._program.workspace()
+            bad = function(*first, count, work.ctypes.data, self._program.block)
+            self._idle.put(work)
+            return bad
 
-        others = [self._pool.submit(compute, share) for share in range(1, shares)] if self._pool else []
-        bad = compute(0)
-        # Every thread has ended before anything is raised: they write into y.
+        others = [self._threads().submit(compute, share) for share in range(1, shares)]
+        try:
+            bad = compute(0)
+        finally:
+            wait(others)
         if bad | max((other.result() for other in others), default=0):
             raise _not_a_number()
+
+    def _threads(self) -> ThreadPoolExecutor:
+        """Made when they are needed, and again in a process that was forked: threads do not come along."""
+        if self._pool is None or self._process != os.getpid():
+            self._pool, self._process = ThreadPoolExecutor(max(1, self._cores - 1), "hwgen-cpu"), os.getpid()
+        return self._pool
 
     @property
     def stats(self) -> Mapping[str, int | float | None]:
         return {}
 
     def close(self) -> None:
-        if self._pool is not None:
+        if self._pool is not None and self._process == os.getpid():
             self._pool.shutdown()
 
 

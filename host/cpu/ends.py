@@ -76,9 +76,15 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """Writes a word in torch's order, as int32 or, each channel scaled, as float32."""
+    """Writes a word in torch's order, as int32 or, each channel scaled, as float32.
+
+    Attributes:
+        source: the last map.
+        flat: whether it was flattened, so that each value has a scale of its own.
+    """
 
     source: Map
+    flat: bool = False
 
     def integers(self, code: Code, word: Value, work: Value) -> None:
         if _in_blocks(self.source):
@@ -89,14 +95,18 @@ class Output:
             code.store(self._value(code, place, 0), word, code.offset((number, 4)))
 
     def floats(self, code: Code, word: Value, work: Value, block: Value, at_scales: int) -> None:
-        """`at_scales`: place of the channels' float64 scales in the block."""
-        builder, pixels = code.builder, self.source.height * self.source.width
+        """`at_scales`: place of the float64 scales in the block."""
+        builder, pixels = code.builder, 1 if self.flat else self.source.height * self.source.width
 
         def scaled(values: Value, number: Value, lanes: int) -> Value:
             channel = builder.udiv(number, I64(pixels)) if pixels > 1 else number
-            scale = code.load(code.at(block, code.offset((channel, 8))), F64, at_scales)
-            wide = builder.sitofp(values, vector(F64, lanes) if lanes else F64)
-            real = builder.fmul(wide, code.splat(scale, lanes) if lanes else scale)
+            place = code.at(block, code.offset((channel, 8)))
+            if lanes and self.flat:
+                scale = code.load(place, vector(F64, lanes), at_scales)
+            else:
+                scale = code.load(place, F64, at_scales)
+                scale = code.splat(scale, lanes) if lanes else scale
+            real = builder.fmul(builder.sitofp(values, vector(F64, lanes) if lanes else F64), scale)
             return builder.fptrunc(real, vector(F32, lanes) if lanes else F32)
 
         if _in_blocks(self.source):

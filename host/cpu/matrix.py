@@ -180,7 +180,7 @@ class Dense:
         """Values that are multiplied at a time: four bytes of them."""
         return QUAD // self.product.source.unit
 
-    def groups(self) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
+    def groups(self) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
         """Places of groups of values, relative to a position's first pixel; weights int8 (blocks, groups, 16, values)."""
         product, places, together = self.product, byte_places(self.product), self.together
         starts: list[int] = []
@@ -192,7 +192,7 @@ class Dense:
         weights = np.zeros((product.blocks * LANES, len(starts), together), np.int8)
         weights[: product.outputs, group, place] = product.weight.reshape(product.outputs, -1)
         blocks = weights.reshape(product.blocks, LANES, len(starts), together).transpose(0, 2, 1, 3)
-        return np.array(starts, np.int32), np.ascontiguousarray(blocks)
+        return np.array(starts, np.int64), np.ascontiguousarray(blocks)
 
     def emit(self, context: Context) -> None:
         product, code, source = self.product, context.code, self.product.source
@@ -200,9 +200,9 @@ class Dense:
         together = _together(product.blocks, max(1, context.isa.accumulators // len(tile.places)))
         turns = -(-IN_TURN // (len(tile.places) * together))
         starts, weights = self.groups()
-        # A multiple of the turns: the groups that are added multiply the first one's values with zeros.
+        # A multiple of the turns: the groups that are added multiply the last one's values with zeros.
         spare = -len(starts) % turns
-        starts, weights = np.pad(starts, (0, spare)), np.pad(weights, ((0, 0), (0, spare), (0, 0), (0, 0)))
+        starts, weights = np.pad(starts, (0, spare), mode="edge"), np.pad(weights, ((0, 0), (0, spare), (0, 0), (0, 0)))
         count, row_bytes = len(starts), weights[0, 0].size
         grouped = weights.reshape(-1, together, *weights.shape[1:]).transpose(0, 2, 1, 3, 4)
         at_weights, at_starts = context.tables.add(grouped), context.tables.add(starts)
@@ -231,8 +231,7 @@ class Dense:
                         if isinstance(index, int):
                             start: int | Value = int(starts[index])
                         else:
-                            entry = code.at(context.block, code.offset((index, 4)))
-                            start = code.builder.sext(code.load(entry, I32, at_starts), I64)
+                            start = code.load(code.at(context.block, code.offset((index, 8))), I64, at_starts)
                         pixel, row = code.at(base, start), code.at(rows, code.offset((index, together * row_bytes)))
                         loaded = [code.load(row, row_kind, at_weights + block * row_bytes) for block in range(together)]
                         for position, apart in enumerate(relative):
@@ -289,7 +288,7 @@ class Listed:
         channels = product.weight.shape[2]
         places = [(y * lists.row + x * lists.pixel, number * channels * lists.row_bytes)
                   for number, (y, x) in enumerate(taps)]  # fmt: skip
-        at_places = context.tables.add(np.array(places, np.int32))
+        at_places = context.tables.add(np.array(places, np.int64))
         pooled = product.pool is not None
         windows = Tile(tuple(np.ndindex(product.pool)), True) if product.pool else tile
         ending = Ending(context, product, windows)
@@ -297,10 +296,8 @@ class Listed:
 
         def walk(base: Value, rows: Value, sums: list[Variable]) -> None:
             def tap(number: int | Value) -> None:
-                row = code.at(context.block, code.offset((number, 8)))
-                to_list, to_rows = (
-                    code.builder.sext(code.load(row, I32, at_places + 4 * part), I64) for part in (0, 1)
-                )
+                row = code.at(context.block, code.offset((number, 16)))
+                to_list, to_rows = (code.load(row, I64, at_places + 8 * part) for part in (0, 1))
                 pixel, matrix = code.at(base, to_list), code.at(rows, to_rows)
 
                 def pair(number: int | Value) -> None:

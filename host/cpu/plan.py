@@ -101,9 +101,10 @@ def groups(network: IntegerNetwork, most_positions: int) -> list[Group]:
     found: list[Group] = []
     for number, layer in enumerate(network.layers):
         before, after = flow[number], flow[number + 1]
-        if after.bits > 32:
+        if after.low < -(1 << 31) or after.high >= 1 << 31:
             raise InputError(
-                f"layer {layer.name!r}: sums of {after.bits} bits, but device 'cpu' computes in 32: use device 'reference'"
+                f"layer {layer.name!r}: sums from {after.low} to {after.high}, but device 'cpu' computes in 32 bits: "
+                "use device 'reference'"
             )
         if isinstance(layer, Flatten) or (isinstance(layer, KWinners) and _keeps_all(layer, before)):
             continue
@@ -115,7 +116,8 @@ def groups(network: IntegerNetwork, most_positions: int) -> list[Group]:
 
 
 def _keeps_all(layer: KWinners, tensor: Tensor) -> bool:
-    return layer.k >= (tensor.map_shape[0] if layer.local else int(np.prod(tensor.shape)))
+    local = layer.local and len(tensor.shape) == 3
+    return layer.k >= (tensor.shape[0] if local else int(np.prod(tensor.shape)))
 
 
 def _joins(layer: Layer, group: Group, most_positions: int) -> bool:
@@ -162,7 +164,8 @@ class Planner:
             source, lists = made[1:]
         used = [step.lists for step in steps if isinstance(step, Listed)]
         steps = [_without_unused_lists(step, used) for step in steps]
-        return Plan(input, Output(source), tuple(steps), tuple(self._filled), self._size + 4 * _LINE)
+        flat = len(self._network.output_scale) != source.channels
+        return Plan(input, Output(source, flat), tuple(steps), tuple(self._filled), self._size + 4 * _LINE)
 
     # Places
 
@@ -201,7 +204,7 @@ class Planner:
             case Conv2d() | Linear():
                 return self._product(group, source, lists, reader)
             case KWinners():
-                return self._winners(layer, source, reader)
+                return self._winners(layer, source, reader, layer.local and len(group.before.shape) == 3)
             case Requantise():
                 scale = _scale(layer, group.before)
                 shape = (source.channels, source.height, source.width)
@@ -260,7 +263,9 @@ class Planner:
         self._reserve(_LINE)
         return [Patches(product.name, product, patches)], of_patches(product, patches)
 
-    def _winners(self, layer: KWinners, source: Map, reader: Group | None) -> tuple[list[Step], Map, Lists | None]:
+    def _winners(
+        self, layer: KWinners, source: Map, reader: Group | None, of_pixels: bool
+    ) -> tuple[list[Step], Map, Lists | None]:
         if source.words:
             raise InputError(
                 f"layer {layer.name!r}: ranks sums that were not requantised, which device 'cpu' does not: "
@@ -269,7 +274,7 @@ class Planner:
         shape = (source.channels, source.height, source.width)
         target = self._place(self._map(shape, source.stride, False, source.offset, reader))
         one_pixel = source.height * source.width == 1
-        local = (layer.local or one_pixel) and not (one_pixel and source.channels > 256)
+        local = (of_pixels or one_pixel) and not (one_pixel and source.channels > 256)
         lists = self._lists(layer, target, reader, flat=not local)
         kind: Callable[..., Step] = LocalWinners if local else GlobalWinners
         if not local and target.border != _NO_BORDER:

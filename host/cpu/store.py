@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -14,17 +15,21 @@ import numpy as np
 
 from host.cpu.isa import Isa
 from host.cpu.program import Compiled, processor
-from hwgen.format import cache
+from hwgen.errors import ToolError
+from hwgen.format import cache, network, shapes
 from hwgen.format.network import IntegerNetwork
 
 _CODE, _BLOCK, _WORKSPACE = "program.o", "tables.bin", "workspace.bin"
 
 
-def stored(network: IntegerNetwork, isa: Isa, *, dense: bool, make: Callable[[], Compiled]) -> Compiled:
-    """The network's machine code, made if this processor and this version of the code have not made it before."""
+def stored(of: IntegerNetwork, isa: Isa, *, dense: bool, make: Callable[[], Compiled]) -> Compiled:
+    """A network's machine code, made if this processor and this version of the code have not made it before.
+
+    Where it cannot be kept it is made each time, with a warning.
+    """
     name, features = processor()
     having = sorted(feature for feature, there in features.items() if there)
-    key = cache.key_of(digest(network), isa.name, repr(dense), name, repr(having), llvmlite.__version__, _version())
+    key = cache.key_of(digest(of), isa.name, repr(dense), name, repr(having), llvmlite.__version__, _version())
 
     def build(folder: Path) -> None:
         made = make()
@@ -32,7 +37,11 @@ def stored(network: IntegerNetwork, isa: Isa, *, dense: bool, make: Callable[[],
         made.block.tofile(folder / _BLOCK)
         made.workspace.tofile(folder / _WORKSPACE)
 
-    folder = cache.entry(f"cpu-{key}", build)
+    try:
+        folder = cache.entry(f"cpu-{key}", build)
+    except ToolError as error:
+        warnings.warn(f"{error}; until then every process compiles its networks", RuntimeWarning, stacklevel=2)
+        return make()
     return Compiled(
         (folder / _CODE).read_bytes(),
         np.fromfile(folder / _BLOCK, np.uint8),
@@ -66,8 +75,8 @@ def _feed(found: Any, value: Any) -> None:
 
 @functools.cache
 def _version() -> bytes:
-    """Of the code generator: its own text."""
+    """Of the code generator: its own text, and that of what it learns a network's shapes from."""
     found = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(shapes.__file__), Path(network.__file__)]:
         found.update(path.name.encode() + path.read_bytes())
     return found.digest()

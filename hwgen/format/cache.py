@@ -41,7 +41,9 @@ def folder() -> Path:
         status = path.stat()
     except OSError as error:
         raise ToolError(f"cache folder {path}: {error.strerror}: set HWGEN_CACHE to a folder of yours") from error
-    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_uid != os.getuid():
+        raise ToolError(f"cache folder {path}: belongs to another user: set HWGEN_CACHE to a folder of yours")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ToolError(f"cache folder {path}: others can write there: chmod 700 it, or set HWGEN_CACHE to another")
     return path
 
@@ -52,11 +54,24 @@ def entry(name: str, build: Callable[[Path], None]) -> Path:
     Args:
         name: a plain file name that identifies the content.
         build: writes the content into the empty folder that it is given; whatever it raises leaves nothing behind.
+
+    Raises:
+        ToolError: the folder cannot be used, or a file in it cannot be written.
     """
     root = folder()
     final = root / name
     if _intact(final):
         return final
+    try:
+        return _built(root, name, build)
+    except OSError as error:
+        raise ToolError(
+            f"cache folder {root}: {error.strerror}: make room there and let yourself write, or set HWGEN_CACHE to another"
+        ) from error
+
+
+def _built(root: Path, name: str, build: Callable[[Path], None]) -> Path:
+    final = root / name
     with _locked(root / f"{name}.lock"):
         # Another process may have built it while this one waited.
         if _intact(final):
@@ -80,7 +95,8 @@ def entry(name: str, build: Callable[[Path], None]) -> Path:
 def _intact(path: Path) -> bool:
     try:
         digests = json.loads((path / DIGESTS).read_text())
-        return all(_digest(path / name) == digest for name, digest in digests.items())
+        files = {file.name for file in path.iterdir()} - {DIGESTS}
+        return bool(files) and set(digests) == files and all(_digest(path / name) == digests[name] for name in files)
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -84,6 +84,110 @@ def test_real_values_of_wide_ends(tmp_path, signed):
             accelerator.run(x)
 
 
+@pytest.mark.parametrize("size", [(3, 2), (6, 5)])
+def test_a_flattened_output_has_a_scale_a_value(tmp_path, size):
+    """As `hwgen.pack` makes of a convolution and a Flatten; small maps, and wide ones that are moved in blocks."""
+    layers = (conv("a", 18, 2, 1, 1), Flatten("f"))
+    scales = np.random.default_rng(0).random(18 * size[0] * size[1])
+    pack_network(IntegerNetwork(Input((2, *size), 0.1, True), layers, scales)).save(tmp_path / "net.hwpack")
+    x = np.random.default_rng(1).normal(size=(3, 2, *size)).astype(np.float32)
+    with host.open(tmp_path / "net.hwpack", device="reference") as reference:
+        expected = reference.run(x)
+    with host.open(tmp_path / "net.hwpack", device="cpu") as accelerator:
+        np.testing.assert_array_equal(accelerator.run(x), expected)
+
+
+@pytest.mark.parametrize("head", [None, "softmax"])
+def test_any_order_in_memory(tmp_path, head):
+    layers = (conv("a", 7, 3, 3, 3), Flatten("f"))
+    scales = np.random.default_rng(0).random(7 * 12)
+    pack_network(IntegerNetwork(Input((3, 6, 5), 0.02, True), layers, scales, head)).save(tmp_path / "net.hwpack")
+    rng = np.random.default_rng(1)
+    real = rng.normal(size=(3, 6, 5, 3)).astype(np.float32).transpose(0, 3, 1, 2)
+    whole = rng.integers(-128, 128, (3, 6, 5, 3)).transpose(0, 3, 1, 2)
+    with host.open(tmp_path / "net.hwpack", device="reference") as reference:
+        expected, integers = reference.run(real), reference.run_int(whole)
+    with host.open(tmp_path / "net.hwpack", device="cpu") as accelerator:
+        for view in (lambda x: x, np.asfortranarray, lambda x: np.broadcast_to(x[:1], x.shape)):
+            wanted = expected if np.array_equal(view(real), real) else expected[[0] * 3]
+            np.testing.assert_array_equal(accelerator.run(view(real)), wanted)
+            np.testing.assert_array_equal(accelerator.run(view(real).astype(np.float64)), wanted)
+            np.testing.assert_array_equal(accelerator.submit(view(real)).result(), wanted)
+        np.testing.assert_array_equal(accelerator.run_int(whole), integers)
+        np.testing.assert_array_equal(accelerator.run_int(np.asfortranarray(whole)), integers)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_process_goes_on(hwpack):
+    x = reals(40)
+    with host.open(hwpack, device="cpu") as accelerator:
+        expected = accelerator.run(x)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if np.array_equal(accelerator.run(x), expected) else 1)
+        deadline = time.monotonic() + 60
+        while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if done == (0, 0):
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+        assert done == (child, 0)
+
+
+def test_no_two_threads_share_a_workspace(monkeypatch):
+    """Threads of a call that was interrupted may still compute when the next one comes."""
+    made = device_module.Cpu(network(), PATHS["portable"])
+    monkeypatch.setattr(made, "_cores", 4)
+    x = np.random.default_rng(0).integers(-128, 128, (64, *SHAPE))
+    expected, compute = made.run_int(x), made._program.integers
+    used, twice = [], []
+
+    def slow(words, results, count, work, block):
+        twice.extend([work] * (work in used))
+        used.append(work)
+        time.sleep(0.05)
+        bad = compute(words, results, count, work, block)
+        used.remove(work)
+        return bad
+
+    monkeypatch.setattr(made._program, "integers", slow)
+    callers = [threading.Thread(target=made.run_int, args=(x,)) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    np.testing.assert_array_equal(made.run_int(x), expected)
+    for caller in callers:
+        caller.join()
+    assert not twice and not used
+    made.close()
+
+
+def test_a_cache_that_cannot_be_written(hwpack, tmp_path, monkeypatch):
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path / "cache"))
+    cache.folder()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_locked", full)
+        with pytest.warns(RuntimeWarning, match="cache folder .*: No space left on device: make room there"):
+            accelerator = host.open(hwpack, device="cpu")
+    with host.open(hwpack, device="cpu") as other, accelerator:
+        np.testing.assert_array_equal(accelerator.run(reals(2)), other.run(reals(2)))
+
+
+@pytest.mark.parametrize("content", ["{}", '{"program.o": "0"}', "[]", ""])
+def test_digests_that_do_not_name_every_file(own_cache, hwpack, content):
+    with host.open(hwpack, device="cpu") as accelerator:
+        expected = accelerator.run(reals(2))
+    (entry,) = (path for path in cache.folder().glob("cpu-*") if path.is_dir())
+    (entry / "sha256.json").write_text(content)
+    (entry / "tables.bin").unlink()
+    with host.open(hwpack, device="cpu") as accelerator:
+        np.testing.assert_array_equal(accelerator.run(reals(2)), expected)
+
+
 def test_results_are_the_callers_own(hwpack):
     with host.open(hwpack, device="cpu") as accelerator:
         x = reals(2)

@@ -144,6 +144,12 @@ NETWORKS = {
     ),
     "wide ends": network_of((35, 5, 7), 37, conv("a", 37, 35, 1, 1)),
     "wide ends of bytes": network_of((33, 17, 1), 33, ReLU("r"), signed=True),
+    "padding wider than the kernel": network_of(
+        (3, 1, 2), 5, conv("a", 5, 3, 1, 3, padding=(3, 9), stride=(2, 1)), scaled("b", 5)
+    ),
+    "local winners of a vector": network_of(
+        (3, 4, 4), 5, conv("a", 6, 3, 2, 2), scaled("b", 6), Flatten("f"), KWinners("k", 7, True), linear("c", 5, 54)
+    ),
     "sparse and wide": network_of(
         (512, 2, 2), 128, KWinners("k", 51, True), conv("a", 128, 512, 1, 1, density=0.05)
     ),
@@ -202,8 +208,23 @@ def test_what_it_does_not_compute_it_refuses(layers, message):
         Planner(network_of((60,), 3, *layers), PATHS["portable"]).plan()
 
 
-def test_sums_of_more_than_32_bits():
-    weight = np.full((1, 70000), 127, np.int8)
-    layer = Linear("wide", weight, mask(weight), np.array([2**31 - 1], np.int32))
-    with pytest.raises(InputError, match="layer 'wide': sums of 33 bits, but device 'cpu' computes in 32: use device"):
-        Planner(network_of((70000,), 1, layer, signed=False), PATHS["portable"]).plan()
+@pytest.mark.parametrize(("bias", "width"), [(2**31 - 1, 1), (-(2**31), 1), (0, 2**17)])
+def test_sums_of_more_than_32_bits(bias, width):
+    weight = np.full((1, width), 127 if bias >= 0 else -127, np.int8)
+    layer = Linear("wide", weight, mask(weight), np.array([bias], np.int32))
+    with pytest.raises(
+        InputError, match="layer 'wide': sums from .* to .*, but device 'cpu' computes in 32 bits: use device"
+    ):
+        Planner(network_of((width,), 1, layer, signed=False), PATHS["portable"]).plan()
+
+
+@every_path
+def test_sums_of_exactly_32_bits(path):
+    weight = np.array([[127, -127]], np.int8)
+    for bias in (2**31 - 1 - 127 * 255, -(2**31) + 127 * 255):
+        layer = Linear("wide", weight, mask(weight), np.array([bias], np.int32))
+        network = network_of((2,), 1, layer, signed=False)
+        x = np.array([[255, 0], [0, 255], [255, 255], [0, 0]])
+        device = Cpu(network, choose(path, processor()[1]))
+        np.testing.assert_array_equal(device.run_int(x), reference.run_int(network, x))
+        device.close()

@@ -1,0 +1,97 @@
+"""A whole training: both networks, their record and their files."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import hwgen
+from hwgen.errors import DataError
+from hwgen.examples.gsc import networks, training
+from hwgen.examples.gsc.recordings import CLASSES, Recordings, split
+from hwgen.examples.gsc.trained import Trained
+
+CALIBRATION = 512
+
+
+def train_both(
+    recordings: Recordings,
+    *,
+    epochs: int,
+    seed: int,
+    device: str,
+    out: Path,
+    report: Callable[[str, float | None], None],
+) -> Trained:
+    """Trains on four fifths of the speakers, watches another tenth and writes `out`.
+
+    Args:
+        recordings: of all speakers.
+        epochs, seed, device: as `training.Recipe` and `training.fit` take them.
+        out: folder for the networks; `log.txt` in it has a line an epoch.
+        report: told what is done and which share of it.
+    """
+    parts = split(recordings)
+    if min(len(parts.validation), len(parts.test)) == 0 or len(parts.train) < training.Recipe().batch:
+        count = len(set(recordings.speakers.tolist()))
+        raise DataError(
+            f"{len(recordings)} recordings of {count} speakers are too few to be split by speaker: "
+            "a batch to train on and some of each other group are needed"
+        )
+    recipe = training.Recipe(epochs=epochs, seed=seed)
+    out.mkdir(parents=True, exist_ok=True)
+    watched = training.spectrograms(parts.validation)
+    trained, seconds = {}, {}
+    with (out / "log.txt").open("w") as log:
+        makers = {
+            "dense": lambda: networks.dense(seed, recipe.dropout),
+            "sparse": lambda: networks.sparse(seed, recipe.dropout, recipe.boost),
+        }
+        for order, (name, make) in enumerate(makers.items()):
+
+            def epoch_end(epoch: int, averaged: nn.Module, loss: float, name: str = name) -> None:
+                right = _right(averaged, watched, parts.validation, device)
+                log.write(f"{name} epoch {epoch} loss {loss:.4f} validation {right:.2%}\n")
+                log.flush()
+
+            def told(message: str, share: float | None, name: str = name, order: int = order) -> None:
+                report(f"{message} the {name} network", None if share is None else (order + share) / 2)
+
+            start = time.perf_counter()
+            trained[name] = training.fit(make, parts.train, recipe, device=device, report=told, epoch_end=epoch_end)
+            seconds[name] = time.perf_counter() - start
+    rng = np.random.default_rng([seed, 2])
+    chosen = np.zeros(len(parts.train), bool)
+    chosen[rng.choice(len(parts.train), min(CALIBRATION, len(parts.train)), replace=False)] = True
+    packed = hwgen.pack(trained["sparse"], calibration=training.spectrograms(parts.train.where(chosen)))
+    validation = {name: 100 * _right(network, watched, parts.validation, "cpu") for name, network in trained.items()}
+    record: dict[str, Any] = {
+        "recipe": asdict(recipe),
+        "recordings": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
+        "classes": list(CLASSES),
+        "validation_accuracy": validation,
+        "seconds": seconds,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {device}",
+        "torch": torch.__version__,
+        "speakers": sorted({*parts.train.speakers.tolist(), *parts.validation.speakers.tolist()}),
+    }
+    result = Trained(trained["dense"], trained["sparse"], packed, record)
+    result.save(out)
+    return result
+
+
+def _right(network: nn.Module, x: np.ndarray, recordings: Recordings, device: str) -> float:
+    """Share of recordings that the network gets right; it is left in the mode it was in."""
+    training_mode = network.training
+    with torch.no_grad():
+        outputs = [network.eval()(torch.from_numpy(part).to(device)).cpu() for part in np.array_split(x, 4)]
+    network.train(training_mode)
+    return float((torch.cat(outputs).argmax(dim=1).numpy() == recordings.labels).mean())

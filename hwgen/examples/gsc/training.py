@@ -1,0 +1,144 @@
+"""Training on the CPU or a GPU: one loop for the dense and the sparse network, with the same data and budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hwgen.examples.gsc.augmentation import Augmentation
+from hwgen.examples.gsc.features import log_mel
+from hwgen.examples.gsc.recordings import CLASSES, Recordings
+from hwgen.nn import KWinners, KWinners2d
+
+SILENCE = CLASSES.index("_silence_")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the trained weights, beside the data.
+
+    Attributes:
+        epochs, batch, learning_rate, weight_decay: AdamW with a one-cycle schedule.
+        dropout: of the hidden features.
+        smoothing: of the labels.
+        boost: of the k-WTA, at the beginning; it falls to zero in the first half.
+        averaging: share of the weights' moving average that each step keeps; the average is the result.
+        seed: of weights, masks, order and variations.
+    """
+
+    epochs: int = 60
+    batch: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    dropout: float = 0.3
+    smoothing: float = 0.1
+    boost: float = 1.0
+    averaging: float = 0.998
+    seed: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+def fit(
+    make: Callable[[], nn.Sequential],
+    recordings: Recordings,
+    recipe: Recipe,
+    *,
+    device: str = "cpu",
+    report: Callable[[str, float | None], None] = lambda message, share: None,
+    epoch_end: Callable[[int, nn.Module, float], None] = lambda epoch, network, loss: None,
+) -> nn.Sequential:
+    """Trains a network.
+
+    Args:
+        make: makes the untrained network; called twice, for the network and for the average of its weights.
+        recordings: to train on.
+        recipe: how.
+        device: of torch.
+        report: told which share is done.
+        epoch_end: called after each epoch with its number, the averaged network and the mean loss.
+
+    Returns:
+        The averaged network, in eval mode on the CPU.
+    """
+    rng = np.random.default_rng([recipe.seed, 1])
+    # A last batch of a few would upset batch norm: it is left out, another one each epoch.
+    batches = len(recordings) // recipe.batch
+    steps = recipe.epochs * batches
+    network, average = make().to(device).train(), make().to(device).eval()
+    average.load_state_dict(network.state_dict())
+    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, steps)
+    boosted = [module for module in network.modules() if isinstance(module, KWinners | KWinners2d)]
+    losses = []
+    for step, (x, labels) in enumerate(prepared(recordings, recipe, rng)):
+        for module in boosted:
+            module.boost_strength = recipe.boost * max(0.0, 1 - 2 * step / steps)
+        output = network(torch.from_numpy(x).to(device))
+        loss = nn.functional.cross_entropy(
+            output, torch.from_numpy(labels).to(device), label_smoothing=recipe.smoothing
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        # The average of the first steps is no older than they are.
+        _move(average, network, 1 - min(recipe.averaging, (step + 1) / (step + 10)))
+        losses.append(loss.detach())
+        if (step + 1) % batches == 0:
+            epoch_end((step + 1) // batches, average, float(torch.stack(losses).mean()))
+            losses = []
+        report("training", (step + 1) / steps)
+    return average.cpu().eval()
+
+
+def _move(average: nn.Module, network: nn.Module, share: float) -> None:
+    """Moves the average's weights and statistics towards the network's."""
+    with torch.no_grad():
+        for kept, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+            if kept.dtype.is_floating_point:
+                kept.lerp_(value, share)
+            else:
+                kept.copy_(value)
+
+
+def prepared(
+    recordings: Recordings, recipe: Recipe, rng: np.random.Generator
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Batches of varied spectrograms for all epochs, made one ahead in a thread."""
+    silence = recordings.waves[recordings.labels == SILENCE]
+    batches = len(recordings) // recipe.batch
+
+    def make(chosen: NDArray[np.int64], own: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        waves = recipe.augmentation.waves(recordings.waves[chosen], silence, own)
+        return recipe.augmentation.spectrograms(log_mel(waves), own), recordings.labels[chosen]
+
+    with ThreadPoolExecutor(1) as pool:
+        following = None
+        for _ in range(recipe.epochs):
+            order = rng.permutation(len(recordings))[: batches * recipe.batch]
+            for chosen in order.reshape(batches, recipe.batch):
+                ready, following = following, pool.submit(make, chosen, rng.spawn(1)[0])
+                if ready is not None:
+                    yield ready.result()
+        if following is not None:
+            yield following.result()
+
+
+def predict(network: nn.Module, x: NDArray[np.float32], batch: int = 256) -> NDArray[np.float32]:
+    """Outputs (N, 12) of spectrograms."""
+    with torch.no_grad():
+        parts = [network(torch.from_numpy(x[start : start + batch])).numpy() for start in range(0, len(x), batch)]
+    return np.concatenate(parts)
+
+
+def spectrograms(recordings: Recordings) -> NDArray[np.float32]:
+    """Of recordings as they are."""
+    return np.concatenate(
+        [log_mel(recordings.waves[start : start + 256] / np.float32(32768)) for start in range(0, len(recordings), 256)]
+    )

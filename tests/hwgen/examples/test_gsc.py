@@ -1,0 +1,196 @@
+"""The keyword-spotting example on recordings made here: tones, one frequency a class."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import hwgen
+from hwgen.errors import DataError, FormatError, InputError
+from hwgen.examples.gsc import features, networks, recordings, trained, training
+from hwgen.examples.gsc.__main__ import app
+from hwgen.examples.gsc.augmentation import Augmentation
+from hwgen.examples.gsc.evaluation import evaluate
+from hwgen.examples.gsc.recordings import CLASSES, SAMPLE_RATE, SAMPLES, Recordings
+
+soundfile = pytest.importorskip("soundfile")
+
+
+SPEAKERS = 24
+
+
+def tone(hertz: float, count: int = SAMPLES) -> np.ndarray:
+    return (8000 * np.sin(2 * np.pi * hertz * np.arange(count) / SAMPLE_RATE)).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two dozen speakers say each word once."""
+    root = tmp_path_factory.mktemp("speech")
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (root / name).mkdir()
+        for speaker in range(SPEAKERS):
+            wave = tone(200 * 1.3**label) + rng.integers(-300, 300, SAMPLES).astype(np.int16)
+            suffix = ".flac" if speaker % 2 else ".wav"
+            # Some are shorter than a second.
+            soundfile.write(
+                root / name / f"{speaker:08x}_nohash_0{suffix}", wave[: SAMPLES - 99 * speaker], SAMPLE_RATE
+            )
+    return root
+
+
+def test_recordings(folder):
+    found = recordings.load(folder)
+    assert (
+        len(found) == 12 * SPEAKERS and found.waves.shape == (12 * SPEAKERS, SAMPLES) and found.waves.dtype == np.int16
+    )
+    assert found.labels.tolist() == sorted(found.labels.tolist()) and set(found.speakers) == {
+        f"{n:08x}" for n in range(SPEAKERS)
+    }
+    assert found.names[0] == "yes/00000000_nohash_0.wav"
+    assert found.waves[7, -99 * 7 :].any() == 0 and found.waves[7, -99 * 8 : -99 * 7].any()
+
+
+def test_no_speaker_is_in_two_groups(folder):
+    rng = np.random.default_rng(1)
+    speakers = np.array([f"{n:08x}" for n in rng.integers(0, 300, 3000)])
+    many = Recordings(np.zeros((3000, 1), np.int16), np.zeros(3000, np.int64), speakers, speakers)
+    parts = recordings.split(many)
+    groups = [set(part.speakers.tolist()) for part in (parts.train, parts.validation, parts.test)]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == len(set(speakers.tolist()))
+    assert all(200 < len(part) < 420 for part in (parts.validation, parts.test))
+    # A speaker stays where it is when others come.
+    fewer = recordings.split(many.where(np.arange(3000) % 7 == 0))
+    assert set(fewer.test.speakers.tolist()) <= groups[2]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda root: (root / "yes").rename(root / "yess"), "yes: no .wav or .flac file: every class of yes, no,"),
+        (lambda root: (root / "up" / "a_nohash_0.wav").write_bytes(b"RIFF"), "a_nohash_0.wav: not a recording"),
+        (
+            lambda root: soundfile.write(root / "up" / "a_nohash_0.wav", np.zeros(800, np.int16), 8000),
+            "a_nohash_0.wav: 8000 Hz, 1 channels, 800 samples: a recording has 16000 Hz",
+        ),
+    ],
+)
+def test_what_is_no_recording_is_named(tmp_path, break_it, message):
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "b_nohash_0.wav", tone(300), SAMPLE_RATE)
+    break_it(tmp_path)
+    with pytest.raises(DataError, match=message):
+        recordings.load(tmp_path)
+
+
+def test_a_tone_is_in_its_band():
+    x = features.log_mel(np.stack([tone(hertz) / 32768 for hertz in (300.0, 1000.0, 3000.0)]))
+    assert x.shape == (3, 1, 32, 32) and x.dtype == np.float32
+    frequencies = np.linspace(0, SAMPLE_RATE / 2, 513)
+    for image, hertz in zip(x[:, 0], (300.0, 1000.0, 3000.0), strict=True):
+        loudest = image[:, 3:-3].argmax(axis=0)
+        centre = frequencies[features.mel_filters()[loudest[0]].argmax()]
+        assert (loudest == loudest[0]).all() and abs(centre / hertz - 1) < 0.12
+    silence = features.log_mel(np.zeros((1, SAMPLES)))
+    assert silence == pytest.approx((np.log(features.FLOOR) - features.MEAN) / features.DEVIATION)
+
+
+def test_variations_stay_recordings():
+    rng = np.random.default_rng(0)
+    waves = np.stack([tone(500)] * 5)
+    varied = Augmentation().waves(waves, waves, rng)
+    assert varied.shape == waves.shape and varied.dtype == np.float32 and np.abs(varied).max() <= 1
+    none = Augmentation(shift=0, speed=0, gain=0, noise_share=0, bands=0, frames=0)
+    np.testing.assert_allclose(none.waves(waves, waves, rng), waves / 32768, atol=1e-6)
+    x = features.log_mel(varied)
+    np.testing.assert_array_equal(none.spectrograms(x.copy(), rng), x)
+
+
+def test_the_sparse_network_is_the_papers():
+    network = networks.sparse(seed=3)
+    weights = {name: network.get_submodule(name).weight for name in networks.MASKS}
+    for name, nonzeros in networks.MASKS.items():
+        assert ((weights[name] != 0).flatten(1).sum(dim=1) == nonzeros).all()
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(32, 1, 32, 32)).astype(np.float32))
+    packed = hwgen.pack(network.eval(), calibration=x.numpy())
+    report = {layer.name: layer for layer in packed.report()}
+    assert sum(layer.nonzeros for layer in report.values()) + 128 == networks.NONZEROS
+    efficiency = {name: layer.nonzeros / layer.slots for name, layer in report.items()}
+    assert efficiency["conv1"] == pytest.approx(24 / 25) and all(
+        efficiency[name] == 1.0 for name in ("conv2", "linear", "output")
+    )
+    hidden = network[: list(dict(network.named_children())).index("activation2") + 1](x)
+    assert ((hidden != 0).sum(dim=1) == 8).all()
+
+
+@pytest.fixture(scope="module")
+def folder_of_trained(folder, tmp_path_factory):
+    """Two epochs of both networks, of which nothing is expected but files."""
+    out = tmp_path_factory.mktemp("trained")
+    done = CliRunner().invoke(app, ["train", "--data", str(folder), "--out", str(out), "--epochs", "2"])
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_training_learns(folder):
+    found = recordings.load(folder)
+    found = found.where(found.speakers < "0000000a")
+    losses = []
+    recipe = training.Recipe(epochs=4, batch=24, dropout=0.0, averaging=0.5)
+    network = training.fit(
+        lambda: networks.sparse(0), found, recipe, epoch_end=lambda epoch, network, loss: losses.append((epoch, loss))
+    )
+    assert [epoch for epoch, _ in losses] == [1, 2, 3, 4] and losses[-1][1] < 0.6 * losses[0][1]
+    assert not network.training
+    # The masks survive training.
+    assert ((network.conv2.weight != 0).flatten(1).sum(dim=1) == networks.MASKS["conv2"]).all()
+
+
+def test_trained_networks_come_back(folder_of_trained, folder):
+    kept = trained.load(folder_of_trained)
+    assert (folder_of_trained / trained.PACKED).stat().st_size < 1_000_000
+    record = kept.record
+    assert record["recipe"]["epochs"] == 2 and len(record["speakers"]) == len(set(record["speakers"])) < SPEAKERS
+    assert (folder_of_trained / "log.txt").read_text().count("epoch") == 4
+    # Weights of half precision: nearly the same outputs as the packed network's source.
+    again = trained.Trained(kept.dense, kept.sparse, kept.packed, record)
+    again.save(folder_of_trained.parent / "again")
+    for name in (trained.DENSE, trained.SPARSE):
+        assert (folder_of_trained.parent / "again" / name).read_bytes() == (folder_of_trained / name).read_bytes()
+
+
+def test_evaluation_counts_new_speakers_only(folder_of_trained, folder):
+    kept = trained.load(folder_of_trained)
+    found = recordings.load(folder)
+    strangers = kept.record | {"speakers": ["00000000", "00000003"]}
+    result = evaluate(trained.Trained(kept.dense, kept.sparse, kept.packed, strangers), found, hardware_words=0)
+    assert (result.recordings, result.speakers, result.skipped) == (12 * (SPEAKERS - 2), SPEAKERS - 2, 24)
+    assert set(result.per_class) == set(CLASSES) and result.per_class["go"]["recordings"] == SPEAKERS - 2
+    for kind in ("dense", "sparse", "int8"):
+        mean = np.mean([of[kind] for of in result.per_class.values()])
+        assert getattr(result, f"accuracy_{kind}") == pytest.approx(mean)
+    everyone = kept.record | {"speakers": [f"{n:08x}" for n in range(SPEAKERS)]}
+    with pytest.raises(DataError, match="no recording of yes, no, .* by a speaker whom the network was not trained on"):
+        evaluate(trained.Trained(kept.dense, kept.sparse, kept.packed, everyone), found, hardware_words=0)
+
+
+def test_the_command_prints_json(folder_of_trained, folder, tmp_path):
+    record = json.loads((folder_of_trained / trained.RECORD).read_text())
+    record["speakers"] = ["00000000"]
+    (folder_of_trained / trained.RECORD).write_text(json.dumps(record))
+    arguments = ["evaluate", "--data", str(folder), "--trained", str(folder_of_trained), "--hardware-words", "0"]
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    figures = json.loads(done.stdout)
+    assert figures["recordings"] == 12 * (SPEAKERS - 1) and figures["accuracy_hardware"] is None
+    with pytest.raises(InputError, match="no trained networks: make them with"):
+        trained.load(tmp_path)
+    (folder_of_trained / trained.DENSE).write_bytes(b"nonsense")
+    with pytest.raises(FormatError, match="not the files of a training"):
+        trained.load(folder_of_trained)

@@ -25,8 +25,8 @@ from torch import nn
 
 from hwgen.nn import KWinners, KWinners2d
 from hwgen.nn import __file__ as nn_file
-from hwgen.sparsify import __file__ as sparsify_file
 from hwgen.sparsify import apply_masks, complementary_mask
+from hwgen.sparsify.masks import __file__ as masks_file
 
 Progress: TypeAlias = Callable[[str, float], None]
 
@@ -214,7 +214,7 @@ def _cache_folder() -> Path:
 
 def _fingerprint(recipe: Recipe) -> str:
     # The code belongs to the recipe: an edited network, layer or training loop must not load older weights.
-    sources = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (__file__, nn_file, sparsify_file)]
+    sources = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (__file__, nn_file, masks_file)]
     facts = json.dumps([asdict(recipe), sources, torch.__version__], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 

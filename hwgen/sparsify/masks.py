@@ -7,10 +7,11 @@ Benefits of Sparse-Sparse Networks" (2021), section 3.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import prune
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 def complementary_mask(outputs: int, columns: int, nonzeros: int, generator: torch.Generator) -> Tensor:
@@ -31,6 +32,8 @@ def complementary_mask(outputs: int, columns: int, nonzeros: int, generator: tor
     Raises:
         ValueError: a size that cannot be.
     """
+    import torch
+
     if outputs < 1 or columns < 1:
         raise ValueError(f"a mask needs at least one output and one column, not {outputs} and {columns}")
     if not 1 <= nonzeros <= columns:
@@ -44,23 +47,28 @@ def complementary_mask(outputs: int, columns: int, nonzeros: int, generator: tor
     return mask
 
 
-def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+def apply_masks(model: nn.Module, masks: Mapping[str, Any]) -> None:
     """Prunes the weights of `model` in place with torch.nn.utils.prune.
 
     Args:
         model: any module.
-        masks: path of each module to prune -> mask with as many values as its weight, which gives the shape.
+        masks: path of each module to prune -> mask, a tensor or a numpy array with as many values as its weight, which
+            gives the shape.
 
     Raises:
         ValueError: no such module, no weight, or a mask of another size.
     """
+    import torch
+    from torch import Tensor
+    from torch.nn.utils import prune
+
     modules = {
         path: module for path, module in model.named_modules() if isinstance(getattr(module, "weight", None), Tensor)
     }
-    for path, mask in masks.items():
+    for path, given in masks.items():
         if path not in modules:
             raise ValueError(f"{path!r} is not a module with a weight")
-        weight = modules[path].weight
+        weight, mask = modules[path].weight, torch.as_tensor(given)
         if mask.numel() != weight.numel():
             raise ValueError(
                 f"{path}: the mask has {mask.numel()} values, but the weight is {tuple(weight.shape)}, {weight.numel()}"

@@ -18,8 +18,9 @@ import typer
 
 from host.cpu import choice
 from host.cpu.compiler import compiled
+from host.cpu.dense import Dense
 from host.cpu.isa import PATHS, supported
-from host.cpu.matrix import Dense, Listed
+from host.cpu.listed import Listed
 from host.cpu.permuted import Permuted
 from host.cpu.plan import Planner
 from host.cpu.program import Program, processor

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from host.cpu.dense import Dense
 from host.cpu.isa import Isa
 from host.cpu.layout import LANES
-from host.cpu.matrix import Dense, Listed, Product
+from host.cpu.listed import Listed
 from host.cpu.permuted import Permuted
+from host.cpu.product import Product
 from host.cpu.steps import Lists, Step
 
 

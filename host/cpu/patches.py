@@ -8,7 +8,7 @@ import numpy as np
 
 from host.cpu.ir import I8, I64, vector
 from host.cpu.layout import Map
-from host.cpu.matrix import Product, byte_places
+from host.cpu.product import Product, byte_places
 from host.cpu.steps import Context, Window
 
 # Bytes of a piece that are copied at once.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from host.cpu.dots import QUAD, Dots
 from host.cpu.ir import I8, I32, I64, Value, vector
 from host.cpu.layout import LANES
-from host.cpu.matrix import Ending, Product, Tile, byte_places, positions, relative_bytes, tile_of
+from host.cpu.product import Ending, Product, Tile, byte_places, positions, relative_bytes, tile_of
 from host.cpu.steps import Context
 
 # Bytes of a table, and of two.

@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.cpu.choice import best
+from host.cpu.dense import Dense
 from host.cpu.dots import QUAD
 from host.cpu.ends import Input, Output
 from host.cpu.isa import Isa
 from host.cpu.layout import LANES, Map, stride_of
-from host.cpu.matrix import Dense, Listed, Product, listed_row_bytes
+from host.cpu.listed import Listed, listed_row_bytes
 from host.cpu.patches import Patches, of_patches, patch_map, pieces
 from host.cpu.permuted import TABLE
 from host.cpu.pools import Pool
+from host.cpu.product import Product
 from host.cpu.requantise import Elementwise, Widen
 from host.cpu.steps import Lists, Scale, Step, Window
 from host.cpu.winners import GlobalWinners, LocalWinners

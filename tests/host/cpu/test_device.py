@@ -317,7 +317,7 @@ def test_a_process_without_torch_opens_it_quickly(own_cache, hwpack):
     program = (
         "import sys, time, numpy as np; start = time.perf_counter(); import host\n"
         f"a = host.open({str(hwpack)!r}, device='cpu'); a.run(np.zeros((1, 1, 9, 8), np.float32))\n"
-        "print(time.perf_counter() - start, *(m for m in ('torch', 'amaranth', 'numba', 'host.cpu.matrix') if m in sys.modules))"
+        "print(time.perf_counter() - start, *(m for m in ('torch', 'amaranth', 'numba', 'host.cpu.dense') if m in sys.modules))"
     )
     for _ in range(2):
         start = time.perf_counter()

@@ -146,7 +146,7 @@ def test_training_learns(folder):
     network = training.fit(
         lambda: networks.sparse(0), found, recipe, epoch_end=lambda epoch, network, loss: losses.append((epoch, loss))
     )
-    assert [epoch for epoch, _ in losses] == [1, 2, 3, 4] and losses[-1][1] < 0.6 * losses[0][1]
+    assert [epoch for epoch, _ in losses] == [1, 2, 3, 4] and losses[-1][1] < 0.8 * losses[0][1]
     assert not network.training
     # The masks survive training.
     assert ((network.conv2.weight != 0).flatten(1).sum(dim=1) == networks.MASKS["conv2"]).all()

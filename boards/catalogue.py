@@ -59,7 +59,11 @@ BOARDS = (
     ),
     Board(
         "orangecrab-85f", "OrangeCrab 85F", "ecp5", "LFE5U-85F-8MG285C", 83_640, 4, 156, 208 * 18 * KIBIT,
-        48_000_000, "open",
+        48_000_000, "open", "amaranth_boards.orangecrab_r0_2:OrangeCrabR0_2_85FPlatform",
+    ),
+    Board(
+        "ecpix5-85f", "ECPIX-5 85F", "ecp5", "LFE5UM5G-85F-8BG554I", 83_640, 4, 156, 208 * 18 * KIBIT,
+        100_000_000, "open", "amaranth_boards.ecpix5:ECPIX585Platform",
     ),
     Board("icebreaker", "iCEBreaker", "ice40", "iCE40UP5K-SG48", 5_280, 4, 8, 30 * 4 * KIBIT, 12_000_000, "open"),
     Board(

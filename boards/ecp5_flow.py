@@ -284,6 +284,12 @@ class _Record:
         (self._folder / f"{BUILD_RECORD}.new").replace(self._folder / BUILD_RECORD)
 
 
+def _device(part: str) -> str:
+    """As nextpnr names it: LFE5U-85F is 85k, LFE5UM5G-85F is um5g-85k."""
+    family, size = part.removeprefix("LFE5").split("-")
+    return f"{'' if family == 'U' else f'{family.lower()}-'}{size.removesuffix('F')}k"
+
+
 def _steps(
     folder: Path,
     bundle: Path,
@@ -294,7 +300,7 @@ def _steps(
     report: Report,
 ) -> list[Step]:
     """The steps of a build; each one's key contains that of the step before."""
-    device = sources.device.removeprefix("LFE5U-").removesuffix("F").lower() + "k"
+    device = _device(sources.device)
 
     def synthesise() -> None:
         report("synthesis", None)

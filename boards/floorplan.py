@@ -84,7 +84,8 @@ def floorplan(
     Returns:
         Nothing for a device whose sites are not known here, for few blocks, and for more blocks than sites.
     """
-    sites = SITES.get(device, {})
+    # Families with the same numbers of blocks are the same silicon.
+    sites = SITES.get(device.rpartition("-")[2], {})
     names = list(cells)
     kinds = [cells[name]["type"] for name in names]
     blocks = [place for place, kind in enumerate(kinds) if kind in sites]

@@ -4,13 +4,12 @@
     locked, button -> reset                               accelerator
                                        host <- UART <- y /
 
-Lights: 0 the clock is locked, 1 bytes come or leave, 2 a byte was lost (until the next reset). The first fire button
+Lights: 0 the clock is locked, 1 bytes come or leave, 2 a byte was lost (until the next reset). The board's button
 resets, which also brings a host and an accelerator that disagree about where a word begins together again.
 """
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,9 @@ from amaranth.lib.cdc import ResetSynchronizer
 
 from boards.catalogue import Board
 from boards.link import SerialLink, beat_bytes
+from boards.platforms import pins, platform
 from boards.pll import Pll, PllSettings, pll_settings
 from boards.uart import FRAME_BITS, baud_divider
-from hwgen.errors import PlanError, ToolError
 from hwgen.format.bundle import Manifest, Port
 
 TOP = "top"
@@ -51,15 +50,15 @@ class Top(Elaboratable):
             m.submodules[name] = buffer = io.Buffer(direction, port)
             return buffer.i if direction == "i" else buffer.o
 
-        serial = platform.request("uart", 0, dir=dict.fromkeys(("rx", "tx", "rts", "dtr"), "-"))
-        lights = [pin("o", platform.request("led", i, dir="-"), f"light{i}") for i in range(3)]
-        button = pin("i", platform.request("button_fire", 0, dir="-"), "button")
+        board = pins(platform)
+        lights = [pin("o", port, f"light{i}") for i, port in enumerate(board.lights)]
+        button = pin("i", board.button, "button")
 
         m.domains.sync = ClockDomain("sync")
         m.submodules.pll = pll = Pll(self._settings)
         m.submodules.reset = ResetSynchronizer(~pll.locked | button)
         m.d.comb += [
-            pll.clock_in.eq(pin("i", platform.request(platform.default_clk, dir="-"), "oscillator")),
+            pll.clock_in.eq(pin("i", board.oscillator, "oscillator")),
             ClockSignal().eq(pll.clock_out),
         ]
 
@@ -75,7 +74,7 @@ class Top(Elaboratable):
             o_y__valid=link.y.valid,
             i_y__ready=link.y.ready,
         )
-        m.d.comb += [link.rx.eq(pin("i", serial.rx, "rx")), pin("o", serial.tx, "tx").eq(link.tx)]
+        m.d.comb += [link.rx.eq(pin("i", board.rx, "rx")), pin("o", board.tx, "tx").eq(link.tx)]
 
         lost, active = Signal(), Signal(LIGHT_BITS + 1)
         with m.If(link.lost):
@@ -122,27 +121,19 @@ def top_sources(board: Board, manifest: Manifest, clock_hz: float, baud: int | N
         PlanError: the board has no definition of its pins, or clock or baud rate cannot be made.
         ToolError: amaranth-boards is missing.
     """
-    if board.platform is None:
-        raise PlanError(f"{board.name}: no open place and route here")
-    module, _, name = board.platform.partition(":")
-    try:
-        platform = getattr(importlib.import_module(module), name)()
-    except ModuleNotFoundError as error:
-        raise ToolError(
-            f"{error.name} is not installed, which is needed for a bitstream: pip install 'hwgen[boards]'"
-        ) from error
-    settings = pll_settings(platform.default_clk_frequency, clock_hz)
+    definition = platform(board)
+    settings = pll_settings(definition.default_clk_frequency, clock_hz)
     rate, divider = baud_divider(settings.output_hz, baud)
     top = Top(manifest.top, manifest.input.payload_bits, manifest.output.payload_bits, settings, divider)
-    files = platform.prepare(top, TOP).files
+    files = definition.prepare(top, TOP).files
     return TopSources(
         _text(files[f"{TOP}.il"]),
         _text(files[f"{TOP}.lpf"]),
         settings.output_hz,
         rate,
-        platform.device,
-        platform.package,
-        platform.speed,
+        definition.device,
+        definition.package,
+        definition.speed,
     )
 
 

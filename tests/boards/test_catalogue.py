@@ -11,6 +11,7 @@ NAMES = [
     "ulx3s-85f",
     "ulx3s-25f",
     "orangecrab-85f",
+    "ecpix5-85f",
     "icebreaker",
     "tang-nano-20k",
     "tang-mega-138k",

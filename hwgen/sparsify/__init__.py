@@ -1,9 +1,12 @@
-"""Which weights of a network may be non-zero: patterns of sparsity, scores, and masks on torch models.
+"""Which weights of a network may be non-zero: patterns of sparsity, scores, masks on torch models, and schedules.
 
-Patterns work on numpy arrays and need no torch. docs/sparsify.md shows them.
+Patterns work on numpy arrays and need no torch; schedules load it when they are asked for. docs/sparsify.md shows both.
 """
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from hwgen.sparsify.block import Block
 from hwgen.sparsify.complementary import Complementary
@@ -17,13 +20,25 @@ from hwgen.sparsify.tile_element_wise import TileElementWise
 from hwgen.sparsify.tile_wise import TileWise
 from hwgen.sparsify.unstructured import Unstructured
 
+if TYPE_CHECKING:
+    from hwgen.sparsify.fixed_random import FixedRandom
+    from hwgen.sparsify.gradual import GradualMagnitude
+    from hwgen.sparsify.one_shot import OneShot
+    from hwgen.sparsify.rigl import RigL
+    from hwgen.sparsify.schedule import Schedule
+
 __all__ = [
     "Block",
     "Complementary",
+    "FixedRandom",
+    "GradualMagnitude",
     "Guarantee",
     "NofM",
+    "OneShot",
     "Partitioned",
     "Pattern",
+    "RigL",
+    "Schedule",
     "TileElementWise",
     "TileWise",
     "Unstructured",
@@ -33,3 +48,17 @@ __all__ = [
     "magnitude",
     "project_all",
 ]
+
+_SCHEDULES = {
+    "FixedRandom": "fixed_random",
+    "GradualMagnitude": "gradual",
+    "OneShot": "one_shot",
+    "RigL": "rigl",
+    "Schedule": "schedule",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SCHEDULES:
+        return getattr(importlib.import_module(f"hwgen.sparsify.{_SCHEDULES[name]}"), name)
+    raise AttributeError(f"module 'hwgen.sparsify' has no attribute {name!r}")

@@ -63,26 +63,36 @@ class Complementary(Pattern):
             return False
         if sets is None:
             return find_sets(matrix, self.kernels) is not None
-        given = np.asarray(sets)
-        if given.shape != matrix.shape[:1] or given.dtype.kind not in "iu":
-            raise DataError(f"sets: must be {len(matrix)} integers, one an output, not {given.dtype} {given.shape}")
-        return are_sets(matrix, self.kernels, given)
+        return are_sets(matrix, self.kernels, _as_sets(sets, len(matrix)))
 
     def project(self, score: Any, sparsity: float | None = None) -> NDArray[np.bool_]:
         return self.project_sets(score, sparsity)[0]
 
-    def project_sets(self, score: Any, sparsity: float | None = None) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    def project_sets(
+        self,
+        score: Any,
+        sparsity: float | None = None,
+        *,
+        sets: NDArray[np.integer] | None = None,
+        thorough: bool = True,
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """The mask of `project` together with its sets.
+
+        Args:
+            score, sparsity: as for `project`.
+            sets: (outputs,), sets that are kept: only their columns are chosen, which is exact and takes a moment.
+            thorough: False ends the search for sets early, in less than a second for most layers; such a mask keeps
+                somewhat less of the score.
 
         Returns:
             mask: bool (outputs, inputs).
             sets: int64 (outputs,): the set of each output, from 0.
 
         Raises:
-            DataError, InputError: as `project`.
+            DataError, InputError: as `project`, or `sets` are not such sets.
         """
         # numba takes a moment to import.
-        from hwgen.sparsify.grouping import complementary_projection
+        from hwgen.sparsify.grouping import columns_of_sets, complementary_projection
 
         matrix = as_score(score)
         columns, nonzeros = matrix.shape[1], self._nonzeros(matrix.shape)
@@ -91,7 +101,13 @@ class Complementary(Pattern):
                 f"sparsity: sets of {self.kernels} kernels leave {nonzeros} of {columns} non-zeros an output, "
                 f"{1 - nonzeros / columns:.4g}, not {sparsity}; leave it out, or take other sets"
             )
-        return complementary_projection(matrix, nonzeros, self.kernels)
+        if sets is None:
+            return complementary_projection(matrix, nonzeros, self.kernels, thorough)
+        kept = _as_sets(sets, len(matrix))
+        count = -(-len(kept) // self.kernels)
+        if kept.min() < 0 or kept.max() >= count or np.bincount(kept).max() > self.kernels:
+            raise InputError(f"sets: must be from 0 to {count - 1}, each of at most {self.kernels} outputs")
+        return columns_of_sets(matrix, nonzeros, kept), kept
 
     def nearest_sparsity(self, shape: tuple[int, ...], sparsity: float) -> float:
         """The only sparsity of the pattern for this shape."""
@@ -113,3 +129,11 @@ class Complementary(Pattern):
                 f"take at most {columns}"
             )
         return columns // self.kernels
+
+
+def _as_sets(sets: Any, outputs: int) -> NDArray[np.int64]:
+    """The sets as int64 (outputs,); raises DataError if they are not so many integers."""
+    given = np.asarray(sets)
+    if given.shape != (outputs,) or given.dtype.kind not in "iu":
+        raise DataError(f"sets: must be {outputs} integers, one an output, not {given.dtype} {given.shape}")
+    return given.astype(np.int64)

@@ -28,7 +28,7 @@ MOST_KERNELS = 2048
 
 
 def complementary_projection(
-    score: NDArray[np.float64], nonzeros: int, kernels: int
+    score: NDArray[np.float64], nonzeros: int, kernels: int, thorough: bool = True
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """A mask of complementary sets that keeps as much of the score as the search finds.
 
@@ -36,6 +36,7 @@ def complementary_projection(
         score: (outputs, columns).
         nonzeros: of each output, at least 1; nonzeros * kernels <= columns.
         kernels: most outputs of a set. There are as few sets as that allows.
+        thorough: False leaves out the second search, and so nearly all of the time.
 
     Returns:
         mask: bool (outputs, columns).
@@ -46,13 +47,30 @@ def complementary_projection(
     set_of = np.zeros(len(score), np.int64)
     for first in range(0, len(score), portion):
         part = slice(first, first + portion)
-        mask[part], set_of[part] = _project_portion(score[part], nonzeros, kernels)
+        mask[part], set_of[part] = _project_portion(score[part], nonzeros, kernels, thorough)
         set_of[part] += first // kernels
     return mask, set_of
 
 
+def columns_of_sets(score: NDArray[np.float64], nonzeros: int, set_of: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The mask that keeps the greatest score of all with these sets; bool (outputs, columns).
+
+    Args:
+        score: (outputs, columns).
+        nonzeros: of each output; those of a set together at most as many as there are columns.
+        set_of: (outputs,): the set of each output.
+    """
+    mask = np.zeros(score.shape, np.bool_)
+    quota = np.full(len(score), nonzeros)
+    prices = _top(score, quota)
+    for target in np.unique(set_of):
+        members = np.flatnonzero(set_of == target)
+        mask[members], _ = _share_columns(score[members], quota[members], prices[members])
+    return mask
+
+
 def _project_portion(
-    score: NDArray[np.float64], nonzeros: int, kernels: int
+    score: NDArray[np.float64], nonzeros: int, kernels: int, thorough: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     outputs, columns = score.shape
     sets = -(-outputs // kernels)
@@ -62,7 +80,7 @@ def _project_portion(
     set_of = np.arange(len(padded)) // kernels
     reduce_conflicts(conflicts(_demand(padded, quota)), sets, set_of)
     groups = Groups(padded, quota, set_of)
-    if sets > 1:
+    if thorough and sets > 1:
         groups.improve()
     return groups.mask[:outputs], groups.set_of[:outputs]
 
@@ -77,6 +95,32 @@ def _top(score: NDArray[np.float64], rank: NDArray[np.int64]) -> NDArray[np.floa
     """(kernels,): the score of each kernel with so many others above, the least where there are not as many."""
     ordered = -np.sort(-score, axis=1)
     return np.take_along_axis(ordered, np.minimum(rank, score.shape[1] - 1)[:, None], axis=1)[:, 0]
+
+
+def _share_columns(
+    score: NDArray[np.float64], quota: NDArray[np.int64], prices: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """The exact assignment of one set's columns to its members.
+
+    Args:
+        score: (members, columns).
+        quota: (members,): columns of each.
+        prices: (members,): guesses of the dual prices, such as those of a similar set.
+
+    Returns:
+        mask: bool (members, columns).
+        prices: (members,): dual prices, where a column for nobody costs 0.
+    """
+    columns = score.shape[1]
+    # Columns that no member gets go to nobody.
+    spare = columns - quota.sum()
+    offers = np.vstack([score, np.zeros(columns)])
+    # Nobody's price is the one at which as many columns as must stay free are worth less to every member.
+    surplus = (score - prices[:, None]).max(axis=0)
+    place = min(spare, columns - 1)
+    free = -np.partition(surplus, place)[place]
+    mask, duals = transport(offers, np.append(quota, spare), prices=np.append(prices, free))
+    return mask[:-1], duals[:-1] - duals[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,17 +227,10 @@ class Groups:
     def _solve(self, target: int) -> _Solution:
         """The exact assignment of a set."""
         members = np.flatnonzero(self.set_of == target)
-        columns = self.score.shape[1]
-        # Columns that no member gets go to nobody.
-        offers = np.vstack([self.score[members], np.zeros(columns)])
-        quota = np.append(self.quota[members], columns - self.quota[members].sum())
-        # The members' prices from their last sets are close; nobody's is the one at which as many columns as must stay
-        # free are worth less to every member.
-        surplus = (self.score[members] - self.price[members, None]).max(axis=0)
-        free = -np.partition(surplus, min(quota[-1], columns - 1))[min(quota[-1], columns - 1)]
-        mask, prices = transport(offers, quota, prices=np.append(self.price[members], free))
-        price = np.where(self.quota[members] > 0, prices[:-1] - prices[-1], 0.0)
-        return _Solution(members, mask[:-1], price, float(self.score[members][mask[:-1]].sum()))
+        score, quota = self.score[members], self.quota[members]
+        mask, prices = _share_columns(score, quota, self.price[members])
+        price = np.where(quota > 0, prices, 0.0)
+        return _Solution(members, mask, price, float(score[mask].sum()))
 
     def _settle(self, target: int, solution: _Solution) -> None:
         self.mask[solution.members] = solution.mask

@@ -1,8 +1,8 @@
 """The keyword-spotting network of Hunter, Spracklen and Ahmad (2021), dense and sparse.
 
 conv 5x5, 64 - max-pool 2x2 - conv 5x5, 64 - max-pool 2x2 - linear 1500 - linear 12, with batch norm, which is folded
-away. The sparse one has k-WTA (8 of 64 channels at each position, twice, and 150 of 1500 features) and masks with 12 of 25,
-200 of 1600 and 64 of 1600 non-zeros an output unit: 127,696 with the biases of the convolutions.
+away. The sparse one has k-WTA (8 of 64 channels at each position, twice, and 150 of 1500 features), and complementary sets
+leave it 12 of 25, 200 of 1600 and 64 of 1600 non-zeros an output unit: 127,696 with the biases of the convolutions.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import nn
 
 from hwgen.examples.gsc.recordings import CLASSES
 from hwgen.nn import KWinners, KWinners2d
-from hwgen.sparsify import apply_masks, complementary_mask
+from hwgen.sparsify import Complementary
 
-MASKS = {"conv1": 12, "conv2": 200, "linear": 64}
+PATTERNS = {"conv1": Complementary(2), "conv2": Complementary(8), "linear": Complementary(25)}
 WINNERS = (8, 8, 150)
 NONZEROS = 127_696
 HIDDEN = 1500
@@ -27,27 +27,16 @@ def dense(seed: int, dropout: float = 0.0) -> nn.Sequential:
     return _network(seed, dropout, nn.ReLU(), nn.ReLU(), nn.ReLU())
 
 
-def sparse(seed: int, dropout: float = 0.0, boost: float = 0.0) -> nn.Sequential:
-    """With k-WTA and complementary masks drawn at random, untrained; `boost` is of training alone."""
+def sparse(seed: int, boost: float = 0.0) -> nn.Sequential:
+    """With k-WTA, untrained and not pruned yet: a schedule prunes it to `PATTERNS`. `boost` is of training alone."""
     first, second, hidden = WINNERS
-    activations = (
+    return _network(
+        seed,
+        0.0,
         KWinners2d(first, n=64, boost_strength=boost),
         KWinners2d(second, n=64, boost_strength=boost),
         KWinners(hidden, n=HIDDEN, boost_strength=boost),
     )
-    network = _network(seed, dropout, *activations)
-    generator = torch.Generator().manual_seed(seed)
-    weights = {name: getattr(network, name).weight for name in MASKS}
-    with torch.no_grad():
-        for name, nonzeros in MASKS.items():
-            # The initial weights are for all inputs: fewer of them make smaller sums.
-            weights[name] *= (weights[name][0].numel() / nonzeros) ** 0.5
-    masks = {
-        name: complementary_mask(len(weight), weight[0].numel(), MASKS[name], generator)
-        for name, weight in weights.items()
-    }
-    apply_masks(network, masks)
-    return network
 
 
 def _network(seed: int, dropout: float, *activations: nn.Module) -> nn.Sequential:

@@ -17,7 +17,7 @@ import hwgen
 from hwgen.errors import DataError
 from hwgen.examples.gsc import networks, training
 from hwgen.examples.gsc.recordings import CLASSES, Recordings, split
-from hwgen.examples.gsc.trained import Trained
+from hwgen.examples.gsc.trained import Trained, finished_dense, keep_dense
 
 CALIBRATION = 512
 
@@ -32,6 +32,9 @@ def train_both(
     report: Callable[[str, float | None], None],
 ) -> Trained:
     """Trains on four fifths of the speakers, watches another tenth and writes `out`.
+
+    The sparse network learns the dense one's outputs too. Called again after an interruption, it does not train the
+    dense one again.
 
     Args:
         recordings: of all speakers.
@@ -49,13 +52,20 @@ def train_both(
     recipe = training.Recipe(epochs=epochs, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     watched = training.spectrograms(parts.validation)
-    trained, seconds = {}, {}
-    with (out / "log.txt").open("w") as log:
-        makers = {
-            "dense": lambda: networks.dense(seed, recipe.dropout),
-            "sparse": lambda: networks.sparse(seed, recipe.dropout, recipe.boost),
-        }
+    # What decides the networks, beside the code: an interrupted training goes on behind the network that is done.
+    fixed = {"recipe": asdict(recipe), "train": len(parts.train)}
+    trained: dict[str, nn.Sequential] = {}
+    seconds: dict[str, float] = {}
+    if (done := finished_dense(out, fixed)) is not None:
+        trained["dense"], seconds["dense"] = done
+    makers = {
+        "dense": lambda: networks.dense(seed, recipe.dropout),
+        "sparse": lambda: networks.sparse(seed, recipe.boost),
+    }
+    with (out / "log.txt").open("a" if trained else "w") as log:
         for order, (name, make) in enumerate(makers.items()):
+            if name in trained:
+                continue
 
             def epoch_end(epoch: int, averaged: nn.Module, loss: float, name: str = name) -> None:
                 right = _right(averaged, watched, parts.validation, device)
@@ -66,8 +76,19 @@ def train_both(
                 report(f"{message} the {name} network", None if share is None else (order + share) / 2)
 
             start = time.perf_counter()
-            trained[name] = training.fit(make, parts.train, recipe, device=device, report=told, epoch_end=epoch_end)
+            trained[name] = training.fit(
+                make,
+                parts.train,
+                recipe,
+                patterns=networks.PATTERNS if name == "sparse" else None,
+                teacher=trained.get("dense"),
+                device=device,
+                report=told,
+                epoch_end=epoch_end,
+            )
             seconds[name] = time.perf_counter() - start
+            if name == "dense":
+                keep_dense(out, trained[name], seconds[name], fixed)
     rng = np.random.default_rng([seed, 2])
     chosen = np.zeros(len(parts.train), bool)
     chosen[rng.choice(len(parts.train), min(CALIBRATION, len(parts.train)), replace=False)] = True

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import nn
+from torch.nn.utils import prune
 
 from hwgen.errors import FormatError, InputError
 from hwgen.examples.gsc import networks
@@ -20,6 +21,7 @@ from hwgen.format.packed import PackedNetwork
 
 SHIPPED = Path(__file__).parent / "trained"
 DENSE, SPARSE, PACKED, RECORD = "dense.safetensors", "sparse.safetensors", "sparse.hwpack", "record.json"
+UNFINISHED = "unfinished.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,24 @@ class Trained:
         save_file(_halves(self.sparse), folder / SPARSE)
         self.packed.save(folder / PACKED)
         (folder / RECORD).write_text(json.dumps(self.record, indent=1) + "\n")
+        (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def keep_dense(folder: Path, network: nn.Sequential, seconds: float, fixed: Mapping[str, Any]) -> None:
+    """Writes the dense network of a training that goes on, with what decided it."""
+    save_file(_halves(network), folder / DENSE)
+    (folder / UNFINISHED).write_text(json.dumps({"fixed": fixed, "seconds": seconds}) + "\n")
+
+
+def finished_dense(folder: Path, fixed: Mapping[str, Any]) -> tuple[nn.Sequential, float] | None:
+    """What `keep_dense` wrote and its seconds; None if there is none, or something else decided it."""
+    try:
+        kept = json.loads((folder / UNFINISHED).read_text())
+        if kept["fixed"] != json.loads(json.dumps(fixed)):
+            return None
+        return _filled(networks.dense(0), load_file(folder / DENSE)), float(kept["seconds"])
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError):
+        return None
 
 
 def load(folder: Path) -> Trained:
@@ -58,7 +78,10 @@ def load(folder: Path) -> Trained:
     try:
         record = json.loads((folder / RECORD).read_text())
         dense = _filled(networks.dense(0), load_file(folder / DENSE))
-        sparse = _filled(networks.sparse(0), load_file(folder / SPARSE))
+        sparse = networks.sparse(0)
+        for name in networks.PATTERNS:
+            prune.identity(sparse.get_submodule(name), "weight")
+        sparse = _filled(sparse, load_file(folder / SPARSE))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise FormatError(f"{folder}: not the files of a training: {error}") from error
     return Trained(dense, sparse, PackedNetwork.load(folder / PACKED), record)

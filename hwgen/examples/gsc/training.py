@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.utils import prune
 
 from hwgen.examples.gsc.augmentation import Augmentation
 from hwgen.examples.gsc.features import log_mel
 from hwgen.examples.gsc.recordings import CLASSES, Recordings
 from hwgen.nn import KWinners, KWinners2d
+from hwgen.sparsify import GradualMagnitude, Pattern
 
+Network = TypeVar("Network", bound=nn.Module)
 SILENCE = CLASSES.index("_silence_")
 
 
@@ -25,9 +30,13 @@ class Recipe:
 
     Attributes:
         epochs, batch, learning_rate, weight_decay: AdamW with a one-cycle schedule.
-        dropout: of the hidden features.
+        dropout: of the hidden features of the dense network; k-WTA is enough of it for the sparse one.
         smoothing: of the labels.
-        boost: of the k-WTA, at the beginning; it falls to zero in the first half.
+        boost: of the k-WTA, at the beginning; it falls to zero in the first half. Behind batch norm all units win
+            about equally often without it.
+        begin, end, every: of pruning, as shares of all steps: when it begins and ends, and how often masks change.
+        distillation: weight of a teacher's outputs in the loss, softened by `temperature` (Hinton, Vinyals and Dean
+            2015, arXiv 1503.02531); the labels have the rest.
         averaging: share of the weights' moving average that each step keeps; the average is the result.
         seed: of weights, masks, order and variations.
     """
@@ -38,7 +47,12 @@ class Recipe:
     weight_decay: float = 0.02
     dropout: float = 0.3
     smoothing: float = 0.1
-    boost: float = 1.0
+    boost: float = 0.0
+    begin: float = 0.05
+    end: float = 0.55
+    every: float = 0.05
+    distillation: float = 0.7
+    temperature: float = 2.0
     averaging: float = 0.998
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -49,6 +63,8 @@ def fit(
     recordings: Recordings,
     recipe: Recipe,
     *,
+    patterns: Mapping[str, Pattern] | None = None,
+    teacher: nn.Module | None = None,
     device: str = "cpu",
     report: Callable[[str, float | None], None] = lambda message, share: None,
     epoch_end: Callable[[int, nn.Module, float], None] = lambda epoch, network, loss: None,
@@ -59,6 +75,8 @@ def fit(
         make: makes the untrained network; called twice, for the network and for the average of its weights.
         recordings: to train on.
         recipe: how.
+        patterns: of the layers to prune meanwhile, by name.
+        teacher: a trained network whose outputs are learnt beside the labels.
         device: of torch.
         report: told which share is done.
         epoch_end: called after each epoch with its number, the averaged network and the mean loss.
@@ -74,22 +92,36 @@ def fit(
     network, average = (_laid_out(make().to(device), torch.channels_last) for _ in range(2))
     network.train()
     average.eval()
+    schedule = None
+    if patterns:
+        begin, end, every = (max(1, round(share * steps)) for share in (recipe.begin, recipe.end, recipe.every))
+        schedule = GradualMagnitude(network, patterns, begin=begin, end=max(end, begin + 1), every=every)
+        for name in patterns:
+            prune.identity(average.get_submodule(name), "weight")
     average.load_state_dict(network.state_dict())
+    if teacher is not None:
+        teacher = _laid_out(copy.deepcopy(teacher).to(device).eval(), torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, steps)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, steps)
     boosted = [module for module in network.modules() if isinstance(module, KWinners | KWinners2d)]
     losses = []
     for step, (x, labels) in enumerate(prepared(recordings, recipe, rng)):
         for module in boosted:
             module.boost_strength = recipe.boost * max(0.0, 1 - 2 * step / steps)
-        output = network(torch.from_numpy(x).to(device))
-        loss = nn.functional.cross_entropy(
-            output, torch.from_numpy(labels).to(device), label_smoothing=recipe.smoothing
-        )
+        batch, targets = torch.from_numpy(x).to(device), torch.from_numpy(labels).to(device)
+        output = network(batch)
+        loss = nn.functional.cross_entropy(output, targets, label_smoothing=recipe.smoothing)
+        if teacher is not None:
+            with torch.no_grad():
+                softened = (teacher(batch) / recipe.temperature).softmax(dim=1)
+            taught = nn.functional.cross_entropy(output / recipe.temperature, softened) * recipe.temperature**2
+            loss = torch.lerp(loss, taught, recipe.distillation)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        schedule.step()
+        rate.step()
+        if schedule is not None:
+            schedule.step()
         # The average of the first steps is no older than they are.
         _move(average, network, 1 - min(recipe.averaging, (step + 1) / (step + 10)))
         losses.append(loss.detach())
@@ -97,10 +129,13 @@ def fit(
             epoch_end((step + 1) // batches, average, float(torch.stack(losses).mean()))
             losses = []
         report("training", (step + 1) / steps)
-    return _laid_out(average.cpu(), torch.contiguous_format)
+    network.load_state_dict(average.state_dict())
+    if schedule is not None:
+        schedule.finish()
+    return _laid_out(network.cpu().eval(), torch.contiguous_format)
 
 
-def _laid_out(network: nn.Sequential, layout: torch.memory_format) -> nn.Sequential:
+def _laid_out(network: Network, layout: torch.memory_format) -> Network:
     """Its convolutions' weights and masks in another order in memory."""
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dim() == 4:
@@ -111,8 +146,8 @@ def _laid_out(network: nn.Sequential, layout: torch.memory_format) -> nn.Sequent
 def _move(average: nn.Module, network: nn.Module, share: float) -> None:
     """Moves the average's weights and statistics towards the network's."""
     with torch.no_grad():
-        for kept, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-            if kept.dtype.is_floating_point:
+        for (name, kept), value in zip(average.state_dict().items(), network.state_dict().values(), strict=True):
+            if kept.dtype.is_floating_point and not name.endswith("_mask"):
                 kept.lerp_(value, share)
             else:
                 kept.copy_(value)

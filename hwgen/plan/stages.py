@@ -163,7 +163,7 @@ class Unrolled(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class Lanes(Stage):
-    """A Conv2d layer behind winner lists as a chain of lanes, one for each kernel offset or for each few of them.
+    """A Conv2d layer behind winner lists as a chain of lanes, one for each kernel offset, few of them, or fractions.
 
     Attributes:
         mode: "sparse-sparse".
@@ -173,7 +173,8 @@ class Lanes(Stage):
         index_size: indices (channels) are below it.
         sets, kernels: complementary sets, all served at once, and accumulators a set.
         list_rows: rows of the augmented weight tensor a column takes.
-        parts: kernel offsets of a lane.
+        parts: of the work of a position that a lane does: a kernel offset with a sub-list each.
+        split: sub-lists that lists are cut into, see rtl_templates.sub_lists; 1 where a plan of before does not say.
         interval: cycles a position.
         accumulator_bits: two's complement.
         weight_bits: in weight memories, kernel IDs included.
@@ -194,11 +195,12 @@ class Lanes(Stage):
     weight_bits: int
     layout: Layout
     parts: int
+    split: int = 1
 
     @property
     def lanes(self) -> int:
         """Of the chain."""
-        return -(-self.window.area // self.parts)
+        return -(-self.window.area * self.split // self.parts)
 
 
 @dataclass(frozen=True, kw_only=True)

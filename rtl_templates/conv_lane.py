@@ -1,4 +1,4 @@
-"""One or a few kernel offsets of a ListConv, or fractions of them: the lists that they meet, their products and their accumulators."""
+"""A lane of a ListConv: the lists that its kernel offsets meet, their products and their accumulators."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LaneShape:
         lists: their entries, and how they are cut.
         weight_rows: rows of the augmented weight tensor for each channel.
         depth: lists that a lane's FIFO holds for each part, a power of two.
-        parts: of the work of a position that a lane does, one after the other: a kernel offset with a sub-list.
+        parts: that a lane serves for each position, one after the other; each is a sub-list at a kernel offset.
         kernel_rows, kernel_columns: extent of the kernel.
         sets, kernels: complementary sets, and kernels of each.
         accumulator: shape of an accumulator.
@@ -97,8 +97,8 @@ class LaneShape:
         clear: comes after a reset, before anything else: a lane has no other.
         write, write_part: a FIFO row comes, and for which part: a sub-list comes once for each.
         write_last, write_phase: whether the row is the sub-list's last, and its number there.
-        write_taps: the row of that number of every sub-list. Part by part they change places, so that each lane takes
-            all that it needs from one place.
+        write_taps: the row of that number of every sub-list. They change places with each part, so that a lane finds
+            all of its own at one place.
         write_rows, write_columns: whether lanes of each kernel row and each kernel column need the pixel.
         read_address: FIFO row of a step: the part, below it the slot, below it the phase.
         entry: of the row, `ConvLane.SELECT` cycles later.
@@ -143,7 +143,7 @@ class ConvLane(wiring.Component):
     Arguments:
         lane: what all lanes have in common.
         offsets: row and column in the kernel of each part; the parts that are missing add nothing.
-        tap: of write_taps, which brings the sub-list of each part.
+        tap: place in write_taps where the sub-list of each part comes.
         late: drains a cycle later, in step with the next lane.
 
     Members:
@@ -215,7 +215,10 @@ class ConvLane(wiring.Component):
         fifo = Memory(shape=unsigned(lane.row_bits), depth=depth, init=[], attrs=attributes)
         m.submodules.fifo = fifo
         write, read = fifo.write_port(), fifo.read_port()
-        slots = [Signal(lane.slot_bits, name=f"slot_{part}", reset_less=True) for part in range(len(self.offsets))]
+        slots = {
+            (row, column): Signal(lane.slot_bits, name=f"slot_{row}_{column}", reset_less=True)
+            for row, column in self.offsets
+        }
         needed, slot = Signal(), Signal(lane.slot_bits)
         m.d.comb += [
             write.en.eq(control.write & needed),
@@ -224,13 +227,16 @@ class ConvLane(wiring.Component):
             read.en.eq(1),
             read.addr.eq(control.read_address),
         ]
-        for part, (row, column) in enumerate(self.offsets):
+        for part, offset in enumerate(self.offsets):
+            row, column = offset
             with m.If(control.write_part == part):
-                m.d.comb += [needed.eq(control.write_rows[row] & control.write_columns[column]), slot.eq(slots[part])]
-                with m.If(write.en & control.write_last):
-                    m.d.sync += slots[part].eq(slots[part] + 1)
+                m.d.comb += [needed.eq(control.write_rows[row] & control.write_columns[column]), slot.eq(slots[offset])]
+                # The next list's place, once all parts of this one are there.
+                if offset not in self.offsets[part + 1 :]:
+                    with m.If(write.en & control.write_last):
+                        m.d.sync += slots[offset].eq(slots[offset] + 1)
         with m.If(control.clear):
-            m.d.sync += [slot.eq(0) for slot in slots]
+            m.d.sync += [slot.eq(0) for slot in slots.values()]
         together = lane.lists.row_entries
         entries = Signal(data.ArrayLayout(lane.entry, together), reset_less=True)
         entry = Signal(lane.entry, reset_less=True)

@@ -1,4 +1,4 @@
-"""A convolution of winner lists, a lane for each kernel offset, for a few of them or for a fraction: sparse weights meet sparse activations.
+"""A convolution of winner lists on a chain of lanes: sparse weights meet sparse activations.
 
 Complementary Sparsity (arXiv 2112.13896), figure 8, unrolled over the kernel: the window's pixels are served at once, and
 no pixel is buffered that no later window needs.
@@ -30,16 +30,16 @@ _BLOCK_ROWS = 512
 
 
 class ListConv(wiring.Component):
-    """Conv2d of lists: a chain of ConvLanes, one for each kernel offset, for each few, or for each few fractions.
+    """Conv2d of lists: a chain of ConvLanes, one for each kernel offset, or for a few offsets or fractions of them.
 
         x -> writer --> lane --> lane --> ... --> lane --> minus previous sums --> ResultFifo -> y
              starts --'
 
     A kernel offset meets exactly one pixel of every window, and does so in raster order: its lane's FIFO takes the pixels
-    that are its own, as they pass, and gives one to each output position. A lane with several parts takes what passes
-    for one after the other, and serves them one after the other. A part is a kernel offset, or where lists are cut into
-    sub-lists an offset and a sub-list: lane after lane has the next `parts` of them, all sub-lists of an offset before
-    the next offset. Pixels of the padding are lists of zeros. A position
+    that are its own, as they pass, and gives one to each output position. A lane may have several parts: it takes what
+    passes for one after the other, and serves them one after the other. A part is a kernel offset or, where lists are
+    cut, a kernel offset and a sub-list. They are dealt out in order, the sub-lists of an offset before the next offset.
+    Pixels of the padding are lists of zeros. A position
     starts when the last lane has its list and there is room for its result; then nothing stalls. All that the lanes
     do follows from a few signals that pass from lane to lane, a cycle each, so each lane does everything one cycle
     later than the one before, and results grow along the chain in step with it.
@@ -56,11 +56,11 @@ class ListConv(wiring.Component):
         kernel_ids: int, same shape, below `kernels`.
         kernels: of a set.
         accumulator: shape; wide enough for every result (the packer proves it).
-        depth: lists that a lane's FIFO holds, a power of two; None for a full block RAM, and for more where they are
+        depth: lists that a lane's FIFO holds for each part, a power of two; None for a full block RAM, and for more where they are
             needed to keep up with a producer that delivers a word's pixels evenly.
         offset: of ProductPair, or None for a multiplier for each product.
         parts: of a lane.
-        split: sub-lists of a list, a divisor of its FIFO rows of two entries.
+        split: sub-lists that a list is cut into, see SubLists.
 
     Members:
         x: stream of whole lists, pixel by pixel; the payload is an array of `entries` entries.
@@ -101,8 +101,10 @@ class ListConv(wiring.Component):
         if np.abs(weights.astype(np.int64)).max() > 127:
             raise ValueError("weights must be in [-127, 127]")
         _, weight_rows, channels, sets = weights.shape
-        self.windows, self.weights, self.kernel_ids = windows, weights, kernel_ids
-        self.lanes = -(-offsets * split // parts)
+        # Of each part: all sub-lists of an offset meet its weights.
+        self.weights, self.kernel_ids = (np.repeat(table, split, axis=0) for table in (weights, kernel_ids))
+        self.windows = windows
+        self.lanes = -(-len(self.weights) // parts)
         self.interval = max(lists.reads * weight_rows * parts, kernels)
         self._writes = lists.rows * parts
         if depth is None:
@@ -183,11 +185,9 @@ class ListConv(wiring.Component):
         sums: list[Value] = [C(0, lane.accumulator)] * lane.sets
         for number in range(self.lanes):
             late = (number + 1) % stride != 0 and number + 1 < self.lanes
-            first = number * lane.parts
-            offsets = np.repeat(np.arange(len(self.weights)), split)[first:][: lane.parts].tolist()
-            place = ConvLane(
-                lane, [divmod(offset, lane.kernel_columns) for offset in offsets], tap=first % split, late=late
-            )
+            parts = range(number * lane.parts, min((number + 1) * lane.parts, len(self.weights)))
+            offsets = [divmod(part // split, lane.kernel_columns) for part in parts]
+            place = ConvLane(lane, offsets, tap=parts.start % split, late=late)
             m.submodules[f"lane_{number}"] = place
             m.d.comb += [getattr(place.control, name).eq(value) for name, value in control.items()]
             control = {name: getattr(place.next_control, name) for name in control}
@@ -243,8 +243,7 @@ class ListConv(wiring.Component):
         weights, kernel_ids = np.zeros(extent, np.int64), np.zeros(extent, np.int64)
         for table, source in ((weights, self.weights), (kernel_ids, self.kernel_ids)):
             for place, of_lane in enumerate(table):
-                # Sub-lists of one offset meet the same weights.
-                own = np.repeat(source, lane.lists.split, axis=0)[(number + place) * lane.parts :][: lane.parts]
+                own = source[(number + place) * lane.parts :][: lane.parts]
                 of_lane[: len(own), : lane.weight_rows, : lane.channels] = own
         memory = weight_memory(weights.reshape(-1, lane.sets), kernel_ids.reshape(-1, lane.sets), lane.kernel_bits)
         if memory.depth > family.table_depth:
@@ -356,7 +355,7 @@ class ListWriter(wiring.Component):
             ]
         with m.Else():
             m.d.sync += [
-                # What has passed row by row, moves to the next tap.
+                # After a part its sub-list is at the last tap, and each other one at the tap before its own.
                 rows_to_come.eq(rows_to_come.as_value().rotate_right(lane.row_bits)),
                 self.write_phase.eq(Mux(last_row, 0, self.write_phase + 1)),
                 self.write_part.eq(self.write_part + last_row),

@@ -14,6 +14,9 @@ class SubLists:
     Attributes:
         entries: of a list.
         split: sub-lists of a list, a divisor of its rows; 1 leaves it whole.
+
+    Raises:
+        ValueError: there are no entries, or rows would have to be cut.
     """
 
     entries: int
@@ -23,7 +26,8 @@ class SubLists:
         if self.entries < 1:
             raise ValueError(f"entries must be positive, not {self.entries!r}")
         if self.split not in self.splits():
-            raise ValueError(f"split must be a divisor of {self.list_rows}, the rows of a list, not {self.split!r}")
+            splits = ", ".join(map(str, self.splits()))
+            raise ValueError(f"split must be one of {splits}, not {self.split!r}: a sub-list has whole rows")
 
     @property
     def row_entries(self) -> int:
@@ -42,7 +46,7 @@ class SubLists:
 
     @property
     def reads(self) -> int:
-        """Entries of a sub-list that are read, the one that fills it up included."""
+        """Entries of a sub-list that a lane reads, the one that fills it up included."""
         return self.entries if self.split == 1 else self.rows * self.row_entries
 
     def splits(self) -> list[int]:

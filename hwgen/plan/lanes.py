@@ -23,10 +23,7 @@ def serves(layer: object, stream: Stream) -> bool:
 
 
 def candidates(request: Request) -> Iterator[Lanes]:
-    """The shortest chain that serves the layer within the limit: all sets at once, in a lane as many parts as fit.
-
-    Of those as short, one that writes lists in fewer cycles, and of those one that cuts them less.
-    """
+    """The shortest chain that serves the layer within the limit, all sets at once; of those, one that cuts lists least."""
     slots, stream = request.slots, request.stream
     entries = stream.entries
     assert entries is not None
@@ -34,30 +31,24 @@ def candidates(request: Request) -> Iterator[Lanes]:
     sets, kernels, rows = slots.packing.sets, slots.packing.kernels, slots.rows_max
     pixels = windows_of(window).pixels
 
-    def interval(lists: SubLists, parts: int) -> int:
-        return max(lists.reads * rows * parts, kernels)
-
-    def cycles(lists: SubLists, parts: int) -> int:
-        return max(window.positions * interval(lists, parts), pixels * lists.rows * parts)
-
     chains = []
     for split in SubLists(entries).splits():
         lists, total = SubLists(entries, split), window.area * split
-        fitting = [parts for parts in range(1, total + 1) if cycles(lists, parts) <= request.limit]
-        if fitting:
-            lanes = -(-total // fitting[-1])
+        most = request.limit // max(window.positions * lists.reads * rows, pixels * lists.rows)
+        if most:
+            lanes = -(-total // most)
             # No more of them in a lane than this number of lanes needs.
-            parts = -(-total // lanes)
-            chains.append((lanes, lists.rows * parts, split, parts))
-    if not chains:
+            chains.append((lanes, split, -(-total // lanes)))
+    if not chains or window.positions * kernels > request.limit:
         return
-    lanes, _, split, parts = min(chains)
+    lanes, split, parts = min(chains)
     lists, multipliers = SubLists(entries, split), lanes * sets
     if multipliers > request.most:
         return
+    interval = max(lists.reads * rows * parts, kernels)
     yield Lanes(
         name=request.layer.name,
-        cycles=cycles(lists, parts),
+        cycles=max(window.positions * interval, pixels * lists.rows * parts),
         multipliers=multipliers,
         products=useful_products(request, window),
         mode=request.mode,
@@ -68,7 +59,7 @@ def candidates(request: Request) -> Iterator[Lanes]:
         sets=sets,
         kernels=kernels,
         list_rows=rows,
-        interval=interval(lists, parts),
+        interval=interval,
         parts=parts,
         split=split,
         accumulator_bits=max(2, signed_bits(request.result)),

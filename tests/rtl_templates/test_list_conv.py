@@ -173,6 +173,9 @@ def test_refuses_windows(arguments, message):
     [
         ({"entries": 0}, "entries must be positive, not 0"),
         ({"kernels": 0}, "kernels must be positive, not 0"),
+        ({"parts": 0}, "parts must be positive, not 0"),
+        ({"split": 0}, "split must be one of 1, not 0"),
+        ({"entries": 7, "split": 3}, "split must be one of 1, 2, 4, not 3"),
         ({"kernels": 2}, "kernel IDs must be below 2"),
         ({"weights": np.full((4, 1, 5, 2), -128)}, r"weights must be in \[-127, 127\]"),
         ({"weights": np.zeros((3, 1, 5, 2))}, r"weights and kernel IDs must be \(4, weight rows, channels, sets\)"),

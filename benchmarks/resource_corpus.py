@@ -45,8 +45,8 @@ from rtl_templates.local_winners import LocalWinners
 from rtl_templates.parallel_winners import ParallelGlobalWinners
 from rtl_templates.requantise import Requantise as Requantiser
 from rtl_templates.scatter_engine import Reach, ScatterEngine
-from rtl_templates.target import target_of
 from rtl_templates.sub_lists import SubLists
+from rtl_templates.target import target_of
 from rtl_templates.windows import Windows
 
 # What no synthesis of a stage depends on, or no sample told when it was made.

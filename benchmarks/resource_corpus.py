@@ -45,6 +45,7 @@ from rtl_templates.local_winners import LocalWinners
 from rtl_templates.parallel_winners import ParallelGlobalWinners
 from rtl_templates.requantise import Requantise as Requantiser
 from rtl_templates.scatter_engine import Reach, ScatterEngine
+from rtl_templates.sub_lists import SubLists
 from rtl_templates.target import target_of
 from rtl_templates.windows import Windows
 
@@ -304,6 +305,7 @@ def rare(seed: int) -> Iterator[tuple[Stage, Callable[[], Any]]]:
     """A stage of each kind that those networks seldom have, with random numbers and contents."""
     for number, make in enumerate((_lanes, _local_winners, _global_winners, _scatter, _requantise)):
         yield make(np.random.default_rng([seed, number]))
+    yield _lanes(np.random.default_rng([seed, 6]), fractions=True)
     nothing = Linear("output", np.ones((1, 1), np.int8), np.ones((1, 1), bool), np.zeros(1, np.int32))
     packed = pack_network(IntegerNetwork(Input((1,), 1.0, True), (nothing,), np.ones(1)))
     plan = make_plan(packed)
@@ -333,7 +335,8 @@ def _small(rng: np.random.Generator) -> Iterator[Stage]:
     yield stages.DropEmpty(name="drop", cycles=1, bits=bits, signed=signed_values, in_layout=holes, layout=layout)
 
 
-def _lanes(rng: np.random.Generator) -> tuple[Stage, Callable[[], Any]]:
+def _lanes(rng: np.random.Generator, fractions: bool = False) -> tuple[Stage, Callable[[], Any]]:
+    """A chain of lanes, each for a kernel offset, or for a few fractions of them."""
     kernel, size = int(rng.choice([1, 2, 2, 3])), int(rng.integers(5, 15))
     padding = int(rng.random() < 0.3) * (kernel // 2)
     outputs = size + 2 * padding - kernel + 1
@@ -341,13 +344,17 @@ def _lanes(rng: np.random.Generator) -> tuple[Stage, Callable[[], Any]]:
     sets, kernels = int(rng.integers(1, 9 if kernel < 3 else 5)), int(rng.choice([1, 2, 4, 8, 8, 16]))
     rows, bits, signed_values = int(rng.choice([1, 1, 1, 2])), int(rng.integers(14, 23)), bool(rng.integers(0, 2))
     windows = Windows((size, size), (kernel, kernel), padding=(padding, padding))
-    interval = max(entries * rows, kernels)
+    splits = SubLists(entries).splits()
+    split = int(rng.choice(splits)) if fractions else 1
+    parts = int(rng.integers(1, kernel * kernel * split + 1)) if fractions else 1
+    lists = SubLists(entries, split)
+    interval = max(lists.reads * rows * parts, kernels)
     shape = (kernel * kernel, rows, channels, sets)
     weights, kernel_ids = rng.integers(-127, 128, shape), rng.integers(0, kernels, shape)
     stage = stages.Lanes(
         name="lanes",
-        cycles=max(outputs**2 * interval, windows.pixels * -(-entries // min(2, entries))),
-        multipliers=kernel * kernel * sets,
+        cycles=max(outputs**2 * interval, windows.pixels * lists.rows * parts),
+        multipliers=-(-kernel * kernel * split // parts) * sets,
         mode="sparse-sparse",
         window=_window(size, kernel, 1, padding, outputs),
         signed=signed_values,
@@ -357,7 +364,8 @@ def _lanes(rng: np.random.Generator) -> tuple[Stage, Callable[[], Any]]:
         kernels=kernels,
         list_rows=rows,
         interval=interval,
-        parts=1,
+        parts=parts,
+        split=split,
         accumulator_bits=bits,
         weight_bits=0,
         layout=_layout(sets * kernels, sets),
@@ -370,6 +378,8 @@ def _lanes(rng: np.random.Generator) -> tuple[Stage, Callable[[], Any]]:
         kernel_ids=kernel_ids,
         kernels=kernels,
         accumulator=signed(bits),
+        parts=parts,
+        split=split,
     )
 
 

@@ -179,6 +179,7 @@ class _Elaborator:
             accumulator=signed(stage.accumulator_bits),
             offset=self.target.pair_offset,
             parts=stage.parts,
+            split=stage.split,
         )
 
     def _scatter(self, stage: stages.Scatter) -> ScatterEngine:

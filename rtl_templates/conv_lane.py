@@ -1,4 +1,4 @@
-"""One or a few kernel offsets of a ListConv: the lists that they meet, their products and their accumulators."""
+"""A lane of a ListConv: the lists that its kernel offsets meet, their products and their accumulators."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 from rtl_templates import streams
 from rtl_templates.product_pair import Product, ProductPair
 from rtl_templates.result_fifo import ram_style
+from rtl_templates.sub_lists import SubLists
 from rtl_templates.target import target
 from rtl_templates.weight_memory import WEIGHT_BITS
 
@@ -24,10 +25,10 @@ class LaneShape:
     Attributes:
         shape: of an activation.
         channels: indices are below it.
-        entries: of a list.
+        lists: their entries, and how they are cut.
         weight_rows: rows of the augmented weight tensor for each channel.
-        depth: lists that a lane's FIFO holds for each kernel offset, a power of two.
-        parts: kernel offsets that a lane serves, one after the other.
+        depth: lists that a lane's FIFO holds for each part, a power of two.
+        parts: that a lane serves for each position, one after the other; each is a sub-list at a kernel offset.
         kernel_rows, kernel_columns: extent of the kernel.
         sets, kernels: complementary sets, and kernels of each.
         accumulator: shape of an accumulator.
@@ -36,7 +37,7 @@ class LaneShape:
 
     shape: Shape
     channels: int
-    entries: int
+    lists: SubLists
     weight_rows: int
     depth: int
     parts: int
@@ -49,26 +50,16 @@ class LaneShape:
 
     @property
     def steps(self) -> int:
-        """Cycles that a position takes: a list for each part."""
-        return self.entries * self.weight_rows * self.parts
-
-    @property
-    def row_entries(self) -> int:
-        """Entries of a FIFO row: two, which a block of 36 bits holds, so that writing is faster than reading."""
-        return min(2, self.entries)
-
-    @property
-    def list_rows(self) -> int:
-        """FIFO rows of a list."""
-        return -(-self.entries // self.row_entries)
+        """Cycles that a position takes: a sub-list for each part."""
+        return self.lists.reads * self.weight_rows * self.parts
 
     @property
     def row_bits(self) -> int:
-        return self.row_entries * self.entry.size
+        return self.lists.row_entries * self.entry.size
 
     @property
     def phase_bits(self) -> int:
-        return (self.list_rows - 1).bit_length()
+        return (self.lists.rows - 1).bit_length()
 
     @property
     def slot_bits(self) -> int:
@@ -104,8 +95,10 @@ class LaneShape:
         """What passes from lane to lane; every member in the cycle in which the lane uses it.
 
         clear: comes after a reset, before anything else: a lane has no other.
-        write, write_part: a FIFO row comes, and for which part: a list comes once for each.
-        write_last, write_phase, write_row: whether the row is the list's last, its number in the list, its content.
+        write, write_part: a FIFO row comes, and for which part: a sub-list comes once for each.
+        write_last, write_phase: whether the row is the sub-list's last, and its number there.
+        write_taps: the row of that number of every sub-list. They change places with each part, so that a lane finds
+            all of its own at one place.
         write_rows, write_columns: whether lanes of each kernel row and each kernel column need the pixel.
         read_address: FIFO row of a step: the part, below it the slot, below it the phase.
         entry: of the row, `ConvLane.SELECT` cycles later.
@@ -120,11 +113,11 @@ class LaneShape:
                 "write_part": Out(unsigned(self.part_bits)),
                 "write_last": Out(1),
                 "write_phase": Out(unsigned(self.phase_bits)),
-                "write_row": Out(unsigned(self.row_bits)),
+                "write_taps": Out(data.ArrayLayout(unsigned(self.row_bits), self.lists.split)),
                 "write_rows": Out(unsigned(self.kernel_rows)),
                 "write_columns": Out(unsigned(self.kernel_columns)),
                 "read_address": Out(unsigned(self.part_bits + self.slot_bits + self.phase_bits)),
-                "entry": Out(unsigned(self.row_entries - 1)),
+                "entry": Out(unsigned(self.lists.row_entries - 1)),
                 "weight_row": Out(unsigned(self.part_bits + self.weight_row_bits)),
                 "add": Out(1),
                 "add_bank": Out(1),
@@ -150,6 +143,7 @@ class ConvLane(wiring.Component):
     Arguments:
         lane: what all lanes have in common.
         offsets: row and column in the kernel of each part; the parts that are missing add nothing.
+        tap: place in write_taps where the sub-list of each part comes.
         late: drains a cycle later, in step with the next lane.
 
     Members:
@@ -164,8 +158,8 @@ class ConvLane(wiring.Component):
     SELECT = 2
     ADD = 5 + ProductPair.LATENCY
 
-    def __init__(self, lane: LaneShape, offsets: Sequence[tuple[int, int]], *, late: bool = False):
-        self.lane, self.offsets, self.late = lane, offsets, late
+    def __init__(self, lane: LaneShape, offsets: Sequence[tuple[int, int]], *, tap: int = 0, late: bool = False):
+        self.lane, self.offsets, self.tap, self.late = lane, offsets, tap, late
         slot = WEIGHT_BITS + lane.kernel_bits
         super().__init__(
             {
@@ -221,25 +215,32 @@ class ConvLane(wiring.Component):
         fifo = Memory(shape=unsigned(lane.row_bits), depth=depth, init=[], attrs=attributes)
         m.submodules.fifo = fifo
         write, read = fifo.write_port(), fifo.read_port()
-        slots = [Signal(lane.slot_bits, name=f"slot_{part}", reset_less=True) for part in range(len(self.offsets))]
+        slots = {
+            (row, column): Signal(lane.slot_bits, name=f"slot_{row}_{column}", reset_less=True)
+            for row, column in self.offsets
+        }
         needed, slot = Signal(), Signal(lane.slot_bits)
         m.d.comb += [
             write.en.eq(control.write & needed),
             write.addr.eq(Cat(control.write_phase, slot, control.write_part)),
-            write.data.eq(control.write_row),
+            write.data.eq(control.write_taps[self.tap]),
             read.en.eq(1),
             read.addr.eq(control.read_address),
         ]
-        for part, (row, column) in enumerate(self.offsets):
+        for part, offset in enumerate(self.offsets):
+            row, column = offset
             with m.If(control.write_part == part):
-                m.d.comb += [needed.eq(control.write_rows[row] & control.write_columns[column]), slot.eq(slots[part])]
-                with m.If(write.en & control.write_last):
-                    m.d.sync += slots[part].eq(slots[part] + 1)
+                m.d.comb += [needed.eq(control.write_rows[row] & control.write_columns[column]), slot.eq(slots[offset])]
+                # The next list's place, once all parts of this one are there.
+                if offset not in self.offsets[part + 1 :]:
+                    with m.If(write.en & control.write_last):
+                        m.d.sync += slots[offset].eq(slots[offset] + 1)
         with m.If(control.clear):
-            m.d.sync += [slot.eq(0) for slot in slots]
-        entries = Signal(data.ArrayLayout(lane.entry, lane.row_entries), reset_less=True)
+            m.d.sync += [slot.eq(0) for slot in slots.values()]
+        together = lane.lists.row_entries
+        entries = Signal(data.ArrayLayout(lane.entry, together), reset_less=True)
         entry = Signal(lane.entry, reset_less=True)
-        m.d.sync += [entries.eq(read.data), entry.eq(entries[control.entry] if lane.row_entries > 1 else entries[0])]
+        m.d.sync += [entries.eq(read.data), entry.eq(entries[control.entry] if together > 1 else entries[0])]
         return entry
 
     def _products(self, m: Module, value: Value, weights: list[Value]) -> list[Value]:

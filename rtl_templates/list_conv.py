@@ -1,4 +1,4 @@
-"""A convolution of winner lists, a lane for each kernel offset or for a few of them: sparse weights meet sparse activations.
+"""A convolution of winner lists on a chain of lanes: sparse weights meet sparse activations.
 
 Complementary Sparsity (arXiv 2112.13896), figure 8, unrolled over the kernel: the window's pixels are served at once, and
 no pixel is buffered that no later window needs.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from amaranth.hdl import C, Cat, Const, Module, Mux, Shape, Signal, Value
+from amaranth.hdl import C, Cat, Const, Module, Mux, Shape, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
@@ -20,6 +20,7 @@ from rtl_templates import streams
 from rtl_templates.conv_lane import ConvLane, LaneShape
 from rtl_templates.mac_engine import delayed
 from rtl_templates.result_fifo import ResultFifo
+from rtl_templates.sub_lists import SubLists
 from rtl_templates.target import ECP5, Target, target
 from rtl_templates.weight_memory import weight_memory
 from rtl_templates.windows import SLACK, Windows
@@ -29,14 +30,16 @@ _BLOCK_ROWS = 512
 
 
 class ListConv(wiring.Component):
-    """Conv2d of lists: a chain of ConvLanes, one for each kernel offset, or for each few.
+    """Conv2d of lists: a chain of ConvLanes, one for each kernel offset, or for a few offsets or fractions of them.
 
         x -> writer --> lane --> lane --> ... --> lane --> minus previous sums --> ResultFifo -> y
              starts --'
 
     A kernel offset meets exactly one pixel of every window, and does so in raster order: its lane's FIFO takes the pixels
-    that are its own, as they pass, and gives one to each output position. A lane with several offsets takes what passes
-    for one after the other, and serves them one after the other. Pixels of the padding are lists of zeros. A position
+    that are its own, as they pass, and gives one to each output position. A lane may have several parts: it takes what
+    passes for one after the other, and serves them one after the other. A part is a kernel offset or, where lists are
+    cut, a kernel offset and a sub-list. They are dealt out in order, the sub-lists of an offset before the next offset.
+    Pixels of the padding are lists of zeros. A position
     starts when the last lane has its list and there is room for its result; then nothing stalls. All that the lanes
     do follows from a few signals that pass from lane to lane, a cycle each, so each lane does everything one cycle
     later than the one before, and results grow along the chain in step with it.
@@ -53,10 +56,11 @@ class ListConv(wiring.Component):
         kernel_ids: int, same shape, below `kernels`.
         kernels: of a set.
         accumulator: shape; wide enough for every result (the packer proves it).
-        depth: lists that a lane's FIFO holds, a power of two; None for a full block RAM, and for more where they are
+        depth: lists that a lane's FIFO holds for each part, a power of two; None for a full block RAM, and for more where they are
             needed to keep up with a producer that delivers a word's pixels evenly.
         offset: of ProductPair, or None for a multiplier for each product.
-        parts: kernel offsets of a lane.
+        parts: of a lane.
+        split: sub-lists that a list is cut into, see SubLists.
 
     Members:
         x: stream of whole lists, pixel by pixel; the payload is an array of `entries` entries.
@@ -80,8 +84,10 @@ class ListConv(wiring.Component):
         depth: int | None = None,
         offset: int | None = 10,
         parts: int = 1,
+        split: int = 1,
     ):
-        for name, value in (("entries", entries), ("kernels", kernels), ("parts", parts)):
+        lists = SubLists(entries, split)
+        for name, value in (("kernels", kernels), ("parts", parts)):
             if value < 1:
                 raise ValueError(f"{name} must be positive, not {value!r}")
         offsets = windows.kernel[0] * windows.kernel[1]
@@ -95,14 +101,15 @@ class ListConv(wiring.Component):
         if np.abs(weights.astype(np.int64)).max() > 127:
             raise ValueError("weights must be in [-127, 127]")
         _, weight_rows, channels, sets = weights.shape
-        self.windows, self.weights, self.kernel_ids = windows, weights, kernel_ids
-        self.lanes = -(-offsets // parts)
-        self.interval = max(entries * weight_rows * parts, kernels)
-        rows = -(-entries // min(2, entries))
-        self._writes = rows * parts
+        # Of each part: all sub-lists of an offset meet its weights.
+        self.weights, self.kernel_ids = (np.repeat(table, split, axis=0) for table in (weights, kernel_ids))
+        self.windows = windows
+        self.lanes = -(-len(self.weights) // parts)
+        self.interval = max(lists.reads * weight_rows * parts, kernels)
+        self._writes = lists.rows * parts
         if depth is None:
             depth = windows.full_speed_depth(self.interval, self.cycles)
-            slot_rows = 1 << ((rows - 1).bit_length() + (parts - 1).bit_length())
+            slot_rows = 1 << ((lists.rows - 1).bit_length() + (parts - 1).bit_length())
             if depth * slot_rows > ECP5.distributed_depth:
                 depth = max(depth, _BLOCK_ROWS // slot_rows)
         if depth & (depth - 1) or depth < windows.least_depth():
@@ -110,7 +117,7 @@ class ListConv(wiring.Component):
         self.lane = LaneShape(
             shape=shape,
             channels=channels,
-            entries=entries,
+            lists=lists,
             weight_rows=weight_rows,
             depth=depth,
             parts=parts,
@@ -173,12 +180,14 @@ class ListConv(wiring.Component):
             control |= {name: getattr(part, name) for name in part.control}
         # Where an adder takes three operands, every second lane adds the sums of two lanes.
         stride = target(platform).adder_operands - 1
+        split = lane.lists.split
         lanes: list[ConvLane] = []
         sums: list[Value] = [C(0, lane.accumulator)] * lane.sets
         for number in range(self.lanes):
             late = (number + 1) % stride != 0 and number + 1 < self.lanes
-            offsets = range(number * lane.parts, min((number + 1) * lane.parts, len(self.weights)))
-            place = ConvLane(lane, [divmod(offset, lane.kernel_columns) for offset in offsets], late=late)
+            parts = range(number * lane.parts, min((number + 1) * lane.parts, len(self.weights)))
+            offsets = [divmod(part // split, lane.kernel_columns) for part in parts]
+            place = ConvLane(lane, offsets, tap=parts.start % split, late=late)
             m.submodules[f"lane_{number}"] = place
             m.d.comb += [getattr(place.control, name).eq(value) for name, value in control.items()]
             control = {name: getattr(place.next_control, name) for name in control}
@@ -286,17 +295,17 @@ class ListWriter(wiring.Component):
         arrived: strobe: the list of a position that comes last; the position may start.
         write and the like: see LaneShape.control.
 
-    Latency: 1 cycle. Initiation interval: `lane.list_rows` cycles a list and part, of the padding as well.
+    Latency: 1 cycle. Initiation interval: for each part a cycle a row of a sub-list, of the padding as well.
     """
 
-    control = ("clear", "write", "write_part", "write_last", "write_phase", "write_row", "write_rows", "write_columns")
+    control = ("clear", "write", "write_part", "write_last", "write_phase", "write_taps", "write_rows", "write_columns")
 
     def __init__(self, windows: Windows, lane: LaneShape):
         self._windows, self._lane = windows, lane
         members = lane.control.members
         super().__init__(
             {
-                "x": In(stream.Signature(data.ArrayLayout(lane.entry, lane.entries))),
+                "x": In(stream.Signature(data.ArrayLayout(lane.entry, lane.lists.entries))),
                 "released": In(1),
                 "arrived": Out(1),
                 **{name: members[name] for name in self.control},
@@ -326,13 +335,12 @@ class ListWriter(wiring.Component):
         ]
         m.d.sync += held.eq(held + (accept & first) - self.released)
 
-        rows_to_come = Signal(lane.list_rows * lane.row_bits, reset_less=True)
+        phases = lane.lists.rows
+        rows_to_come = Signal(data.ArrayLayout(unsigned(lane.row_bits), lane.lists.list_rows), reset_less=True)
         last_row, last_but_one = Signal(), Signal()
-        last_part, last_but_one_row = (
-            (lane.parts - 1, lane.list_rows - 2) if lane.list_rows > 1 else (lane.parts - 2, 0)
-        )
+        last_part, last_but_one_row = (lane.parts - 1, phases - 2) if phases > 1 else (lane.parts - 2, 0)
         m.d.comb += [
-            last_row.eq(self.write_phase == lane.list_rows - 1),
+            last_row.eq(self.write_phase == phases - 1),
             last_but_one.eq((self.write_part == last_part) & (self.write_phase == last_but_one_row)),
         ]
         with m.If(free):
@@ -343,16 +351,18 @@ class ListWriter(wiring.Component):
                 self.write.eq(accept),
                 self.write_phase.eq(0),
                 self.write_part.eq(0),
-                free.eq(~accept | (lane.list_rows * lane.parts == 1)),
+                free.eq(~accept | (phases * lane.parts == 1)),
             ]
         with m.Else():
             m.d.sync += [
-                rows_to_come.eq(rows_to_come.rotate_right(lane.row_bits)),
+                # After a part its sub-list is at the last tap, and each other one at the tap before its own.
+                rows_to_come.eq(rows_to_come.as_value().rotate_right(lane.row_bits)),
                 self.write_phase.eq(Mux(last_row, 0, self.write_phase + 1)),
                 self.write_part.eq(self.write_part + last_row),
                 free.eq(last_but_one),
             ]
-        m.d.comb += [self.write_row.eq(rows_to_come[: lane.row_bits]), self.write_last.eq(last_row)]
+        m.d.comb += self.write_last.eq(last_row)
+        m.d.comb += [self.write_taps[tap].eq(rows_to_come[tap * phases]) for tap in range(lane.lists.split)]
         return m
 
     def _pixel(self, m: Module, advance: Value) -> tuple[Value, Value, Value]:
@@ -445,17 +455,17 @@ class LaneControl(wiring.Component):
                 with m.If(~live):
                     m.d.sync += unknown_banks.eq(unknown_banks - 1)
 
-        entry, weight_row, slot = Signal(range(lane.entries)), Signal(lane.weight_row_bits), Signal(lane.slot_bits)
+        entry, weight_row, slot = Signal(range(lane.lists.reads)), Signal(lane.weight_row_bits), Signal(lane.slot_bits)
         part = Signal(lane.part_bits)
         with m.If(step):
             m.d.sync += weight_row.eq(weight_row + 1)
             with m.If(weight_row == lane.weight_rows - 1):
                 m.d.sync += [weight_row.eq(0), entry.eq(entry + 1)]
-                with m.If(entry == lane.entries - 1):
+                with m.If(entry == lane.lists.reads - 1):
                     m.d.sync += [entry.eq(0), part.eq(Mux(part == lane.parts - 1, 0, part + 1))]
         with m.If(self.released):
             m.d.sync += slot.eq(slot + 1)
-        phase, place = (entry[1:], entry[0]) if lane.entries > 1 else (C(0, 0), C(0, 0))
+        phase, place = (entry[1:], entry[0]) if lane.lists.entries > 1 else (C(0, 0), C(0, 0))
         select, add = ConvLane.SELECT, ConvLane.ADD
         m.d.comb += [
             self.read_address.eq(delayed(m, Cat(phase, slot, part), 1, "read_address")),

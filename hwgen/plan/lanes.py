@@ -13,6 +13,7 @@ from hwgen.plan.mac import Request, signed_bits, useful_products, window_of
 from hwgen.plan.schedule import Slots
 from hwgen.plan.stages import Lanes, Window
 from hwgen.plan.stream import Stream
+from rtl_templates.sub_lists import SubLists
 from rtl_templates.windows import Windows
 
 
@@ -22,7 +23,7 @@ def serves(layer: object, stream: Stream) -> bool:
 
 
 def candidates(request: Request) -> Iterator[Lanes]:
-    """The shortest chain that serves the layer within the limit: all sets at once, in a lane as many kernel offsets as fit."""
+    """The shortest chain that serves the layer within the limit, all sets at once; of those, one that cuts lists least."""
     slots, stream = request.slots, request.stream
     entries = stream.entries
     assert entries is not None
@@ -30,24 +31,24 @@ def candidates(request: Request) -> Iterator[Lanes]:
     sets, kernels, rows = slots.packing.sets, slots.packing.kernels, slots.rows_max
     pixels = windows_of(window).pixels
 
-    def interval(parts: int) -> int:
-        return max(entries * rows * parts, kernels)
-
-    def cycles(parts: int) -> int:
-        return max(window.positions * interval(parts), pixels * list_writes(entries) * parts)
-
-    fitting = [parts for parts in range(1, window.area + 1) if cycles(parts) <= request.limit]
-    if not fitting:
+    chains = []
+    for split in SubLists(entries).splits():
+        lists, total = SubLists(entries, split), window.area * split
+        most = request.limit // max(window.positions * lists.reads * rows, pixels * lists.rows)
+        if most:
+            lanes = -(-total // most)
+            # No more of them in a lane than this number of lanes needs.
+            chains.append((lanes, split, -(-total // lanes)))
+    if not chains or window.positions * kernels > request.limit:
         return
-    lanes = -(-window.area // fitting[-1])
-    # No more of them in a lane than this number of lanes needs.
-    parts = -(-window.area // lanes)
-    multipliers = lanes * sets
+    lanes, split, parts = min(chains)
+    lists, multipliers = SubLists(entries, split), lanes * sets
     if multipliers > request.most:
         return
+    interval = max(lists.reads * rows * parts, kernels)
     yield Lanes(
         name=request.layer.name,
-        cycles=cycles(parts),
+        cycles=max(window.positions * interval, pixels * lists.rows * parts),
         multipliers=multipliers,
         products=useful_products(request, window),
         mode=request.mode,
@@ -58,17 +59,13 @@ def candidates(request: Request) -> Iterator[Lanes]:
         sets=sets,
         kernels=kernels,
         list_rows=rows,
-        interval=interval(parts),
+        interval=interval,
         parts=parts,
+        split=split,
         accumulator_bits=max(2, signed_bits(request.result)),
-        weight_bits=window.area * stream.index_size * rows * sets * (8 + (kernels - 1).bit_length()),
+        weight_bits=window.area * split * stream.index_size * rows * sets * (8 + (kernels - 1).bit_length()),
         layout=slots.drain_layout(sets),
     )
-
-
-def list_writes(entries: int) -> int:
-    """Cycles in which a list is written to the lanes' buffers, two entries at a time."""
-    return -(-entries // 2)
 
 
 def windows_of(window: Window) -> Windows:

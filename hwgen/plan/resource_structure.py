@@ -11,6 +11,7 @@ from hwgen.plan.lanes import windows_of
 from hwgen.plan.resource_primitives import Memory, adder, banked, bits_for, memory
 from hwgen.plan.stages import Stage
 from rtl_templates import timing
+from rtl_templates.sub_lists import SubLists
 from rtl_templates.target import ECP5, Target
 from rtl_templates.windows import Windows
 
@@ -232,11 +233,11 @@ def _lanes(stage: stages.Lanes, family: str, target: Target) -> Structure:
     kernel_bits, part_bits = bits_for(stage.kernels), bits_for(stage.parts)
     index_bits, weight_row_bits = max(1, bits_for(stage.index_size)), bits_for(stage.list_rows)
     entry = index_bits + _VALUE_BITS
-    row_bits = entry * min(2, stage.entries)
-    writes = -(-stage.entries // min(2, stage.entries))
+    lists = SubLists(stage.entries, stage.split)
+    row_bits = entry * lists.row_entries
     window = stage.window
     windows = windows_of(window)
-    slot_bits = bits_for(writes) + part_bits
+    slot_bits = bits_for(lists.rows) + part_bits
     fifo_rows = _list_depth(windows, stage.interval, stage.cycles, slot_bits) << slot_bits
     style = "ultra" if target.ultra_ram and _style(fifo_rows, target) == "block" else _style(fifo_rows, target)
     fifos = memory(family, fifo_rows, row_bits, style=style) * lanes
@@ -251,7 +252,7 @@ def _lanes(stage: stages.Lanes, family: str, target: Target) -> Structure:
         weights += memory(family, rows, slots, reads=ports, rom=True, style=style) * count
     banks = memory(family, 2 << kernel_bits, width, reads=2, asynchronous=True) * (lanes * sets)
     previous = memory(family, 2 << kernel_bits, sets * width, asynchronous=True)
-    latency = stage.entries * stage.list_rows * stage.parts + 9 + lanes + 7
+    latency = lists.reads * stage.list_rows * stage.parts + 9 + lanes + 7
     under_way = -(-(latency + stage.kernels) // stage.interval)
     results, counters = _result_fifo(family, target, under_way * stage.kernels, sets * width)
     padded, pairs = windows.padded[0] + windows.padded[1], lanes * (sets // 2)

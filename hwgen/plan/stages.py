@@ -163,7 +163,7 @@ class Unrolled(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class Lanes(Stage):
-    """A Conv2d layer behind winner lists as a chain of lanes, one for each kernel offset or for each few of them.
+    """A Conv2d layer behind winner lists as a chain of lanes, one for a kernel offset, or a few offsets or fractions.
 
     Attributes:
         mode: "sparse-sparse".
@@ -173,7 +173,8 @@ class Lanes(Stage):
         index_size: indices (channels) are below it.
         sets, kernels: complementary sets, all served at once, and accumulators a set.
         list_rows: rows of the augmented weight tensor a column takes.
-        parts: kernel offsets of a lane.
+        parts: that a lane serves for each position; each is a sub-list at a kernel offset.
+        split: sub-lists that a list is cut into, as rtl_templates.sub_lists says.
         interval: cycles a position.
         accumulator_bits: two's complement.
         weight_bits: in weight memories, kernel IDs included.
@@ -194,11 +195,12 @@ class Lanes(Stage):
     weight_bits: int
     layout: Layout
     parts: int
+    split: int = 1
 
     @property
     def lanes(self) -> int:
         """Of the chain."""
-        return -(-self.window.area // self.parts)
+        return -(-self.window.area * self.split // self.parts)
 
 
 @dataclass(frozen=True, kw_only=True)

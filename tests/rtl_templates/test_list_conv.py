@@ -50,6 +50,27 @@ UNITS = {
     "all offsets in a lane": {
         "map": (4, 4), "kernel": (2, 2), "entries": 1, "channels": 3, "sets": 1, "kernels": 2, "parts": 4,
     },
+    "three halves of an offset a lane": {
+        "map": (5, 6), "kernel": (3, 3), "entries": 8, "channels": 7, "sets": 3, "kernels": 4, "parts": 3, "split": 2,
+    },
+    "five quarters of an offset a lane, an odd list": {
+        "map": (5, 6), "kernel": (2, 3), "stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "entries": 7,
+        "channels": 16, "sets": 2, "kernels": 5, "signed": False, "parts": 5, "split": 4,
+    },
+    "two thirds of an offset a lane, the last one with one": {
+        "map": (6, 5), "kernel": (1, 3), "stride": (1, 2), "padding": (0, 1), "entries": 5, "channels": 9, "sets": 2,
+        "kernels": 3, "parts": 2, "split": 3, "weight_rows": 2,
+    },
+    "a lane for each half of an offset": {
+        "map": (4, 4), "kernel": (2, 2), "entries": 4, "channels": 6, "sets": 1, "kernels": 2, "split": 2,
+    },
+    "more kernels than the entries of a sub-list": {
+        "map": (4, 4), "kernel": (2, 2), "entries": 3, "channels": 6, "sets": 1, "kernels": 9, "split": 2, "largest": True,
+    },
+    "seven quarters of an offset a lane, least depth": {
+        "map": (5, 5), "kernel": (2, 3), "entries": 8, "channels": 3, "sets": 2, "kernels": 2, "depth": 8, "parts": 7,
+        "split": 4,
+    },
     "parts, least depth": {
         "map": (5, 5), "kernel": (2, 3), "entries": 2, "channels": 3, "sets": 2, "kernels": 2, "depth": 8, "parts": 4,
     },
@@ -72,6 +93,7 @@ def component(unit):
         depth=unit.get("depth"),
         offset=unit.get("offset", 10),
         parts=unit.get("parts", 1),
+        split=unit.get("split", 1),
     )
 
 
@@ -94,7 +116,7 @@ def run(unit, test_case=None, target=None):
             "unit": unit,
             "interval": tested.interval,
             "lanes": tested.lanes,
-            "writes": -(-unit["entries"] // 2) * unit.get("parts", 1),
+            "writes": -(-unit["entries"] // 2) // unit.get("split", 1) * unit.get("parts", 1),
             "cycles": tested.cycles,
             "latency": tested.latency,
             "waits": any(windows_of(unit).padding),
@@ -151,6 +173,9 @@ def test_refuses_windows(arguments, message):
     [
         ({"entries": 0}, "entries must be positive, not 0"),
         ({"kernels": 0}, "kernels must be positive, not 0"),
+        ({"parts": 0}, "parts must be positive, not 0"),
+        ({"split": 0}, "split must be one of 1, not 0"),
+        ({"entries": 7, "split": 3}, "split must be one of 1, 2, 4, not 3"),
         ({"kernels": 2}, "kernel IDs must be below 2"),
         ({"weights": np.full((4, 1, 5, 2), -128)}, r"weights must be in \[-127, 127\]"),
         ({"weights": np.zeros((3, 1, 5, 2))}, r"weights and kernel IDs must be \(4, weight rows, channels, sets\)"),

@@ -180,6 +180,7 @@ class _Elaborator:
             offset=self.target.pair_offset,
             parts=stage.parts,
             split=stage.split,
+            unpaired=stage.unpaired,
         )
 
     def _scatter(self, stage: stages.Scatter) -> ScatterEngine:

@@ -32,7 +32,7 @@ class LaneShape:
         kernel_rows, kernel_columns: extent of the kernel.
         sets, kernels: complementary sets, and kernels of each.
         accumulator: shape of an accumulator.
-        offset: of ProductPair, or None for a multiplier for each product.
+        offset: of ProductPair.
     """
 
     shape: Shape
@@ -46,7 +46,7 @@ class LaneShape:
     sets: int
     kernels: int
     accumulator: Shape
-    offset: int | None
+    offset: int
 
     @property
     def steps(self) -> int:
@@ -158,8 +158,16 @@ class ConvLane(wiring.Component):
     SELECT = 2
     ADD = 5 + ProductPair.LATENCY
 
-    def __init__(self, lane: LaneShape, offsets: Sequence[tuple[int, int]], *, tap: int = 0, late: bool = False):
-        self.lane, self.offsets, self.tap, self.late = lane, offsets, tap, late
+    def __init__(
+        self,
+        lane: LaneShape,
+        offsets: Sequence[tuple[int, int]],
+        *,
+        tap: int = 0,
+        late: bool = False,
+        paired: bool = True,
+    ):
+        self.lane, self.offsets, self.tap, self.late, self.paired = lane, offsets, tap, late, paired
         slot = WEIGHT_BITS + lane.kernel_bits
         super().__init__(
             {
@@ -248,7 +256,7 @@ class ConvLane(wiring.Component):
         products: list[Value] = []
         while len(products) < len(weights):
             first = len(products)
-            if lane.offset is not None and first + 1 < len(weights):
+            if self.paired and first + 1 < len(weights):
                 m.submodules[f"pair_{first}"] = pair = ProductPair(lane.shape, lane.offset)
                 m.d.comb += [pair.activation.eq(value)]
                 m.d.comb += [pair.weights[i].eq(weights[first + i]) for i in range(2)]

@@ -58,7 +58,8 @@ class ListConv(wiring.Component):
         accumulator: shape; wide enough for every result (the packer proves it).
         depth: lists that a lane's FIFO holds for each part, a power of two; None for a full block RAM, and for more where they are
             needed to keep up with a producer that delivers a word's pixels evenly.
-        offset: of ProductPair, or None for a multiplier for each product.
+        offset: of ProductPair.
+        unpaired: lanes, the first of the chain, with a multiplier for each product instead of one for two.
         parts: of a lane.
         split: sub-lists that a list is cut into, see SubLists.
 
@@ -82,7 +83,8 @@ class ListConv(wiring.Component):
         kernels: int,
         accumulator: Shape,
         depth: int | None = None,
-        offset: int | None = 10,
+        offset: int = 10,
+        unpaired: int = 0,
         parts: int = 1,
         split: int = 1,
     ):
@@ -103,6 +105,7 @@ class ListConv(wiring.Component):
         _, weight_rows, channels, sets = weights.shape
         # Of each part: all sub-lists of an offset meet its weights.
         self.weights, self.kernel_ids = (np.repeat(table, split, axis=0) for table in (weights, kernel_ids))
+        self.unpaired = unpaired
         self.windows = windows
         self.lanes = -(-len(self.weights) // parts)
         self.interval = max(lists.reads * weight_rows * parts, kernels)
@@ -187,7 +190,7 @@ class ListConv(wiring.Component):
             late = (number + 1) % stride != 0 and number + 1 < self.lanes
             parts = range(number * lane.parts, min((number + 1) * lane.parts, len(self.weights)))
             offsets = [divmod(part // split, lane.kernel_columns) for part in parts]
-            place = ConvLane(lane, offsets, tap=parts.start % split, late=late)
+            place = ConvLane(lane, offsets, tap=parts.start % split, late=late, paired=number >= self.unpaired)
             m.submodules[f"lane_{number}"] = place
             m.d.comb += [getattr(place.control, name).eq(value) for name, value in control.items()]
             control = {name: getattr(place.next_control, name) for name in control}

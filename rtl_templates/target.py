@@ -37,6 +37,11 @@ class Target:
     links: bool = False
     ultra_ram: bool = False
 
+    @property
+    def pairs_overlap(self) -> bool:
+        """Whether two products of 16 bits overlap in a block: LUTs take them apart."""
+        return self.pair_offset < 16
+
     def control_groups(self, channels: int) -> list[range]:
         """The channels of a position, by the registers of control that they share."""
         size = self.control_channels or channels

@@ -10,6 +10,7 @@ from hwgen.plan.budget import MOST_MULTIPLIERS, Board, Budget
 from hwgen.plan.chain import UNLIMITED, TooSlow
 from hwgen.plan.paths import TooLarge, cheapest
 from hwgen.plan.pipelines import Entrance, Pipelines
+from hwgen.plan.spare_blocks import with_spare_blocks
 from hwgen.plan.stages import Layout, Output, Plan
 from hwgen.plan.stream import Stream
 
@@ -78,7 +79,7 @@ class _Search:
         return Plan(
             board=self.budget.board.name if self.budget.board else None,
             mode=self.mode,
-            stages=tuple(stage for edge in path for stage in edge.stages),
+            stages=with_spare_blocks([stage for edge in path for stage in edge.stages], self.budget),
             output=Output(
                 lanes=stream.lanes,
                 bits=stream.bits,

@@ -255,11 +255,11 @@ def _lanes(stage: stages.Lanes, family: str, target: Target) -> Structure:
     latency = lists.reads * stage.list_rows * stage.parts + 9 + lanes + 7
     under_way = -(-(latency + stage.kernels) // stage.interval)
     results, counters = _result_fifo(family, target, under_way * stage.kernels, sets * width)
-    padded, pairs = windows.padded[0] + windows.padded[1], lanes * (sets // 2)
+    padded, pairs = windows.padded[0] + windows.padded[1], (lanes - stage.unpaired) * (sets // 2)
     amounts = {
         "accumulators": (lanes + 1) * sets * adder(width, family),
         "sums": -(-lanes // (target.adder_operands - 1)) * sets * adder(width, family),
-        "overlaps": pairs if target.pair_offset < 2 * _VALUE_BITS else 0,
+        "overlaps": pairs if target.pairs_overlap else 0,
         "pairs": pairs,
         "kernel ids": lanes * sets * kernel_bits,
         "lanes": lanes,
@@ -270,7 +270,7 @@ def _lanes(stage: stages.Lanes, family: str, target: Target) -> Structure:
         "results": counters,
         "control": 1,
     }
-    return Structure("lanes", amounts, fifos + weights + banks + previous + results, lanes * -(-sets // 2))
+    return Structure("lanes", amounts, fifos + weights + banks + previous + results, lanes * sets - pairs)
 
 
 def _list_depth(windows: Windows, interval: int, cycles: int, slot_bits: int) -> int:

@@ -175,6 +175,7 @@ class Lanes(Stage):
         list_rows: rows of the augmented weight tensor a column takes.
         parts: that a lane serves for each position; each is a sub-list at a kernel offset.
         split: sub-lists that a list is cut into, as rtl_templates.sub_lists says.
+        unpaired: lanes with a multiplier block for each product; in the others a block forms two.
         interval: cycles a position.
         accumulator_bits: two's complement.
         weight_bits: in weight memories, kernel IDs included.
@@ -196,6 +197,7 @@ class Lanes(Stage):
     layout: Layout
     parts: int
     split: int = 1
+    unpaired: int = 0
 
     @property
     def lanes(self) -> int:

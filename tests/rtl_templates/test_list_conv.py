@@ -27,7 +27,7 @@ UNITS = {
     "a cycle a position": {"map": (4, 5), "kernel": (2, 2), "entries": 1, "channels": 6, "sets": 2, "kernels": 1},
     "several weight rows": {
         "map": (3, 4), "kernel": (1, 3), "entries": 2, "depth": None, "weight_rows": 3, "channels": 5, "sets": 3, "kernels": 3,
-        "offset": None,
+        "unpaired": 2,
     },
     "writing takes longer": {
         "map": (5, 5), "kernel": (1, 2), "stride": (2, 2), "entries": 6, "channels": 5, "sets": 2, "kernels": 11,
@@ -94,6 +94,7 @@ def component(unit):
         offset=unit.get("offset", 10),
         parts=unit.get("parts", 1),
         split=unit.get("split", 1),
+        unpaired=unit.get("unpaired", 0),
     )
 
 

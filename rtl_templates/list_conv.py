@@ -39,10 +39,10 @@ class ListConv(wiring.Component):
     that are its own, as they pass, and gives one to each output position. A lane may have several parts: it takes what
     passes for one after the other, and serves them one after the other. A part is a kernel offset or, where lists are
     cut, a kernel offset and a sub-list. They are dealt out in order, the sub-lists of an offset before the next offset.
-    Pixels of the padding are lists of zeros. A position
-    starts when the last lane has its list and there is room for its result; then nothing stalls. All that the lanes
-    do follows from a few signals that pass from lane to lane, a cycle each, so each lane does everything one cycle
-    later than the one before, and results grow along the chain in step with it.
+    Pixels of the padding are lists of zeros. A position starts when the last lane has its list and there is room for its
+    result; then nothing stalls. All that the lanes do follows from a few signals that pass from lane to lane, a cycle
+    each, so each lane does everything one cycle later than the one before, and results grow along the chain in step
+    with it.
 
     Accumulators are never cleared. They have two banks: one drains while the other fills, and what the same bank
     drained before is subtracted behind the chain, exact modulo 2^width. A reset passes along the chain as

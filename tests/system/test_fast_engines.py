@@ -61,23 +61,26 @@ def network(seed: int, *, signed: bool, padding: int, stride: int, pool: tuple[i
 
 
 @pytest.mark.parametrize(
-    ("arguments", "units"),
+    ("arguments", "cycles", "units", "lanes"),
     [
-        ({"signed": True, "padding": 0, "stride": 1, "pool": (2, 2), "density": 0.25}, 2),
-        ({"signed": False, "padding": 1, "stride": 1, "pool": (1, 1), "density": 0.2}, 1),
-        ({"signed": False, "padding": 1, "stride": 2, "pool": (1, 2), "density": 0.5}, 2),
+        ({"signed": True, "padding": 0, "stride": 1, "pool": (2, 2), "density": 0.25}, None, 2, []),
+        ({"signed": False, "padding": 1, "stride": 1, "pool": (1, 1), "density": 0.2}, None, 1, [(1, 1)]),
+        ({"signed": False, "padding": 1, "stride": 2, "pool": (1, 2), "density": 0.5}, None, 2, [(1, 1)]),
+        # Parts that are halves of kernel offsets.
+        ({"signed": False, "padding": 1, "stride": 1, "pool": (1, 1), "density": 0.2}, 949, 1, [(3, 2)]),
+        ({"signed": False, "padding": 1, "stride": 2, "pool": (1, 2), "density": 0.5}, 624, 1, [(5, 2)]),
     ],
 )
-def test_networks_of_fast_engines(arguments, units, monkeypatch):
+def test_networks_of_fast_engines(arguments, cycles, units, lanes, monkeypatch):
     made = network(5, **arguments)
     if arguments["padding"] == 1:
         # Lanes also where a MAC engine would do, which is cheaper.
         every = mac.candidates
         monkeypatch.setattr(mac, "candidates", lambda request: () if request.layer.name == "conv2" else every(request))
     packed = pack_network(made)
-    plan = make_plan(packed, mode="sparse-sparse")
+    plan = make_plan(packed, mode="sparse-sparse", cycles=cycles)
     kinds = {stage.kind for stage in plan.stages}
     assert {"unrolled", "stream pool"} <= kinds
-    assert ("lanes" in kinds) == (arguments["padding"] == 1)
+    assert [(stage.parts, stage.split) for stage in plan.stages if stage.kind == "lanes"] == lanes
     assert [stage.units for stage in plan.stages if stage.kind == "global k-WTA"] == [units]
     check_plan(made, packed, plan, seed=1, stalls=True)

@@ -61,7 +61,7 @@ class Result:
 
     Attributes:
         mode, board: that it was planned for; board is None where nothing bounds the multipliers.
-        seed: of weights, masks and inputs.
+        seed: of weights, masks and inputs; None for the trained network.
         words: simulated back to back.
         bit_exact: every output of every word is that of the reference; None without simulation.
         cycles_per_word: between the last output beats of successive words; None for fewer than two words.
@@ -77,7 +77,7 @@ class Result:
 
     mode: str
     board: str | None
-    seed: int
+    seed: int | None
     words: int
     bit_exact: bool | None
     cycles_per_word: float | None
@@ -93,7 +93,10 @@ class Result:
 def main(
     mode: Annotated[str, typer.Option(help="dense, sparse-dense, sparse-sparse or auto.")] = "sparse-sparse",
     simulate: Annotated[int, typer.Option(metavar="N", help="Words to simulate; 0 only plans and generates.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, masks and inputs.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of weights, masks and inputs drawn at random. Default: the trained network."),
+    ] = None,
     board_name: Annotated[str, typer.Option("--board", help="Whose multipliers may be used; none: any number.")] = (
         "ulx3s-85f"
     ),
@@ -113,9 +116,7 @@ def main(
     placer: Annotated[str, typer.Option(help="heap or static.")] = "heap",
     placement_seed: Annotated[int, typer.Option(help="Another one gives another placement.")] = 1,
     nextpnr: Annotated[str, typer.Option(metavar="OPTIONS", help="More options of nextpnr-ecp5.")] = "",
-    network: Annotated[
-        Path | None, typer.Option(metavar="NET.hwpack", help="A trained network instead of random weights.")
-    ] = None,
+    network: Annotated[Path | None, typer.Option(metavar="NET.hwpack", help="Another network.")] = None,
     bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="Keeps the bundle there.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
@@ -192,7 +193,7 @@ def _built(
 def _result(
     packed: PackedNetwork,
     bundle: Bundle,
-    seed: int,
+    seed: int | None,
     words: int,
     bit_exact: bool | None,
     cycles_per_word: float | None,

@@ -1,8 +1,8 @@
-"""The keyword-spotting network of the complementary-sparsity paper, with weights drawn at random.
+"""The keyword-spotting network of the complementary-sparsity paper: the trained one, or weights drawn at random.
 
 Hunter, Spracklen, Ahmad, "Two Sparsities Are Better Than One: Unlocking the Performance Benefits of Sparse-Sparse
 Networks" (2021, arXiv 2112.13896). Speed depends on the shapes, the masks and the number of winners, none of which a
-training changes, so that random weights measure what trained ones would.
+training changes, so that random weights and masks measure what other trained networks would.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import hwgen
+from hwgen.examples.gsc.trained import PACKED, SHIPPED
 from hwgen.format.packed import PackedNetwork
 from hwgen.nn import KWinners, KWinners2d
 from hwgen.sparsify import apply_masks, complementary_mask
@@ -30,18 +31,20 @@ BIAS_DEVIATION = 0.1
 _WEIGHTS, _CALIBRATION, _INPUTS = range(3)
 
 
-def network(seed: int) -> PackedNetwork:
+def network(seed: int | None) -> PackedNetwork:
     """The network, packed as a user would.
 
     Args:
-        seed: of the weights, the masks and the calibration inputs.
+        seed: of the weights, the masks and the calibration inputs; None for the trained network of hwgen.examples.gsc.
     """
+    if seed is None:
+        return hwgen.load(SHIPPED / PACKED)
     return hwgen.pack(model(seed), calibration=_words(seed, CALIBRATION_WORDS, _CALIBRATION))
 
 
-def inputs(seed: int, n: int) -> NDArray[np.float32]:
-    """n words to compute, float32 (n, 1, 32, 32); those that calibrate are others."""
-    return _words(seed, n, _INPUTS)
+def inputs(seed: int | None, n: int) -> NDArray[np.float32]:
+    """n words to compute, of seed 0 for None, float32 (n, 1, 32, 32); those that calibrate are others."""
+    return _words(seed or 0, n, _INPUTS)
 
 
 def model(seed: int) -> nn.Module:

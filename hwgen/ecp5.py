@@ -4,6 +4,8 @@ A CCU2C adds two bits. Where a chain begins, Yosys' own mapping leaves the carry
 cell in front for it, and one behind for the carry out, used or not: four LUTs a chain, and a pipelined network consists
 of short chains.
 
+Registers with many readers get copies (`hwgen.ecp5_copies`).
+
 A MULT18X18D has registers at its operands and at its product, a DP16KD has registers behind what it reads, which Yosys
 does not use: they save a flip-flop a bit, and the block alone is most of a cycle.
 """
@@ -15,11 +17,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from hwgen.ecp5_copies import with_copies
+
 # ABC's own check of its result takes longer than all else on some designs, and does not end on others.
 UNVERIFIED = "scratchpad -set abc9.verify false"
 
 # Of what this file does to a netlist: finished builds of another version are done again.
-VERSION = 2
+VERSION = 3
 
 ARITHMETIC_FILE = "ecp5_arithmetic.v"
 # The first half of the first cell makes a constant carry: LUT4 = 0, LUT2 = the constant. Bit i follows in half i + 1.
@@ -135,7 +139,7 @@ def improved(netlist: dict[str, Any], top: str, *, outputs: bool = True) -> dict
         top: its only module.
         outputs: leaves outputs that nothing reads open, which Verilog cannot say.
     """
-    return with_block_registers(without_idle_carries(netlist, top, outputs), top)
+    return with_copies(with_block_registers(without_idle_carries(netlist, top, outputs), top), top)
 
 
 def without_idle_carries(netlist: dict[str, Any], top: str, outputs: bool) -> dict[str, Any]:

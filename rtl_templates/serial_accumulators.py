@@ -14,11 +14,14 @@ from rtl_templates.result_fifo import ResultFifo
 class SerialAccumulators(wiring.Component):
     """`sets` complementary sets of `kernels` accumulators, fed by `lanes` products a set and cycle.
 
-        product[lane][set] --|--> (+) <--> RAM[kernel ID] --|--> sum over lanes --|--> ResultFifo -> y
+        RAM[kernel ID] --|--> (+) --> RAM[kernel ID]
+        product[lane][set] --|-^ '--|--> sum over lanes --|--> ResultFifo -> y
 
     What Accumulators does, with half of its RAM and read ports: the accumulators leave kernel by kernel between two
     groups, through the address that the steps use. A drain begins when the FIFO has room for all of it, and then
     nothing stops it.
+
+    A sum that the next step needs goes straight on: the RAM has it one cycle later.
 
     The RAM is not cleared: each accumulator carries the parity of the group that wrote it last, and counts as zero to
     the other parity. The drain writes them all, so that none is left from the group before; so does a sweep after
@@ -92,12 +95,12 @@ class SerialAccumulators(wiring.Component):
         with m.If(self.valid & self.last):
             m.d.sync += draining.eq(1)
 
-        # The RAM's cycle: a step adds; the drain reads, and leaves the group's parity.
+        # The cycle of the sum: a step adds; the drain leaves the group's parity. The RAM was read a cycle before.
         write, parity, turn = Signal(), Signal(), Signal()
         m.d.sync += [write.eq(self.valid | drain), turn.eq(drained), parity.eq(parity ^ turn)]
         finished = [
             [
-                self._accumulator(m, lane * self.sets + index, draining, kernel, write, parity)
+                self._accumulator(m, lane * self.sets + index, draining, kernel, write, parity, turn)
                 for lane in range(self.lanes)
             ]
             for index in range(self.sets)
@@ -117,28 +120,36 @@ class SerialAccumulators(wiring.Component):
             m.d.comb += results.data[index].eq(total)
         return m
 
-    def _accumulator(self, m: Module, place: int, draining, kernel, write, parity) -> Signal:
-        """The RAM of one lane and set; the register behind its read port."""
+    def _accumulator(self, m: Module, place: int, draining, kernel, write, parity, turn) -> Signal:
+        """The RAM of one lane and set; the register behind its sum so far."""
         width = self.shape.width
         memory = Memory(shape=unsigned(width + 1), depth=1 << max(1, self.kernel_bits), init=[])
         m.submodules[f"accumulators_{place}"] = memory
         writer, reader = memory.write_port(), memory.read_port(domain="comb")
-        address = Signal(len(writer.addr), name=f"address_{place}")
+        following, address = (Signal(len(writer.addr), name=f"{name}_{place}") for name in ("following", "address"))
+        again = Signal(name=f"again_{place}")
         product = Signal(signed(17), name=f"product_{place}")
         present, value = Signal(self.shape, name=f"present_{place}"), Signal(self.shape, name=f"value_{place}")
         total = Signal(self.shape, name=f"total_{place}")
         m.d.sync += [
-            address.eq(Mux(draining, kernel, self.kernel_ids[place])),
+            address.eq(following),
+            present.eq(
+                Mux(
+                    again,
+                    # What the drain left is of the group before, and the RAM does not tell yet.
+                    Mux(turn, 0, total),
+                    Mux(reader.data[width] == parity ^ turn, reader.data[:width], 0),
+                )
+            ),
             product.eq(self.products[place]),
             value.eq(present),
         ]
         m.d.comb += [
-            reader.addr.eq(address),
+            following.eq(Mux(draining, kernel, self.kernel_ids[place])),
+            again.eq(write & (following == address)),
+            reader.addr.eq(following),
             writer.addr.eq(address),
             writer.en.eq(write),
-            # The parity goes through the gate's multiplexers, in front of the adder; behind it, zeros to write would
-            # take a level of their own.
-            present.eq(Mux(reader.data[width] == parity, reader.data[:width], 0)),
             total.eq(present + product),
             # In the drain the sum is noise, which the next group takes for zero.
             writer.data.eq(Cat(total, parity)),

@@ -35,7 +35,10 @@ WORDS = BATCH
 
 
 def main(
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, masks and inputs.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of weights, masks and inputs drawn at random. Default: the trained network."),
+    ] = None,
     network: Annotated[
         Path | None, typer.Option(metavar="NET.hwpack", help="A trained network instead of random weights.")
     ] = None,
@@ -109,7 +112,7 @@ def _choose(engines: list[str] | None, layer: str | None) -> tuple[Peer, ...]:
 
 
 def _sides(
-    folder: Path, seed: int, network: Path | None, layer: str | None, device: str, report: terminal.Report
+    folder: Path, seed: int | None, network: Path | None, layer: str | None, device: str, report: terminal.Report
 ) -> tuple[tuple[Own, ...], Words, Words]:
     """hwgen's forms, their networks in files, and words to compute and to calibrate with."""
 
@@ -124,11 +127,11 @@ def _sides(
     report("packing", None)
     if layer is None:
         packed = hwgen.load(network) if network else gsc_network.network(seed)
-        words, calibration = (inputs(packed.network.input, [seed, purpose], WORDS) for purpose in range(2))
+        words, calibration = (inputs(packed.network.input, [seed or 0, purpose], WORDS) for purpose in range(2))
         return (Own(device, *saved("network", packed), device),), words, calibration
     shape = LAYERS[layer]
-    words, calibration = (layer_inputs(shape, [seed, purpose], WORDS) for purpose in range(2))
-    both = layers(shape, seed, calibration)
+    words, calibration = (layer_inputs(shape, [seed or 0, purpose], WORDS) for purpose in range(2))
+    both = layers(shape, seed or 0, calibration)
     behind, alone = (saved(name, packed) for name, packed in zip(("k-winners, layer", "layer"), both, strict=True))
     dense = f"{device}{',' if ':' in device else ':'}dense"
     own = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import hwgen
 from hwgen.errors import DataError
 from hwgen.examples.gsc import networks, training
 from hwgen.examples.gsc.recordings import CLASSES, Recordings, split
-from hwgen.examples.gsc.trained import Trained, finished_dense, keep_dense
+from hwgen.examples.gsc.trained import PHASES, Trained, finished_phases, keep_phase
 
 CALIBRATION = 512
 
@@ -33,8 +34,8 @@ def train_both(
 ) -> Trained:
     """Trains on four fifths of the speakers, watches another tenth and writes `out`.
 
-    The sparse network learns the dense one's outputs too. Called again after an interruption, it does not train the
-    dense one again.
+    Both networks begin as a dense one of so many epochs and go on for as many: one dense, the other pruned, which
+    learns the outputs of the dense one too. Called again after an interruption, it does not repeat a phase that is done.
 
     Args:
         recordings: of all speakers.
@@ -52,18 +53,20 @@ def train_both(
     recipe = training.Recipe(epochs=epochs, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     watched = training.spectrograms(parts.validation)
-    # What decides the networks, beside the code: an interrupted training goes on behind the network that is done.
+    # What decides the networks, beside the code: an interrupted training goes on behind what is done.
     fixed = {"recipe": asdict(recipe), "train": len(parts.train)}
-    trained: dict[str, nn.Sequential] = {}
-    seconds: dict[str, float] = {}
-    if (done := finished_dense(out, fixed)) is not None:
-        trained["dense"], seconds["dense"] = done
-    makers = {
-        "dense": lambda: networks.dense(seed, recipe.dropout),
-        "sparse": lambda: networks.sparse(seed, recipe.boost),
-    }
+    trained, seconds = finished_phases(out, fixed)
+
+    def make(name: str) -> nn.Sequential:
+        if name == "start":
+            return networks.dense(seed, recipe.dropout)
+        network = networks.dense(seed, recipe.dropout) if name == "dense" else networks.sparse(seed, recipe.boost)
+        # Of the k-WTA's duty cycles the dense network knows nothing.
+        network.load_state_dict(trained["start"].state_dict(), strict=False)
+        return network
+
     with (out / "log.txt").open("a" if trained else "w") as log:
-        for order, (name, make) in enumerate(makers.items()):
+        for number, name in enumerate(PHASES):
             if name in trained:
                 continue
 
@@ -72,23 +75,24 @@ def train_both(
                 log.write(f"{name} epoch {epoch} loss {loss:.4f} validation {right:.2%}\n")
                 log.flush()
 
-            def told(message: str, share: float | None, name: str = name, order: int = order) -> None:
-                report(f"{message} the {name} network", None if share is None else (order + share) / 2)
+            def told(message: str, share: float | None, name: str = name, number: int = number) -> None:
+                report(f"{message}: {name}", None if share is None else (number + share) / len(PHASES))
 
             start = time.perf_counter()
             trained[name] = training.fit(
-                make,
+                functools.partial(make, name),
                 parts.train,
                 recipe,
+                phase=number,
                 patterns=networks.PATTERNS if name == "sparse" else None,
-                teacher=trained.get("dense"),
+                teacher=trained["dense"] if name == "sparse" else None,
                 device=device,
                 report=told,
                 epoch_end=epoch_end,
             )
             seconds[name] = time.perf_counter() - start
-            if name == "dense":
-                keep_dense(out, trained[name], seconds[name], fixed)
+            keep_phase(out, name, trained[name], seconds, fixed)
+    del trained["start"]
     rng = np.random.default_rng([seed, 2])
     chosen = np.zeros(len(parts.train), bool)
     chosen[rng.choice(len(parts.train), min(CALIBRATION, len(parts.train)), replace=False)] = True

@@ -22,6 +22,8 @@ from hwgen.format.packed import PackedNetwork
 SHIPPED = Path(__file__).parent / "trained"
 DENSE, SPARSE, PACKED, RECORD = "dense.safetensors", "sparse.safetensors", "sparse.hwpack", "record.json"
 UNFINISHED = "unfinished.json"
+# Of a training, in this order; what the first one makes is where the others begin.
+PHASES = ("start", "dense", "sparse")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,24 +48,31 @@ class Trained:
         save_file(_halves(self.sparse), folder / SPARSE)
         self.packed.save(folder / PACKED)
         (folder / RECORD).write_text(json.dumps(self.record, indent=1) + "\n")
-        (folder / UNFINISHED).unlink(missing_ok=True)
+        for unfinished in (UNFINISHED, f"{PHASES[0]}.safetensors"):
+            (folder / unfinished).unlink(missing_ok=True)
 
 
-def keep_dense(folder: Path, network: nn.Sequential, seconds: float, fixed: Mapping[str, Any]) -> None:
-    """Writes the dense network of a training that goes on, with what decided it."""
-    save_file(_halves(network), folder / DENSE)
-    (folder / UNFINISHED).write_text(json.dumps({"fixed": fixed, "seconds": seconds}) + "\n")
+def keep_phase(
+    folder: Path, name: str, network: nn.Sequential, seconds: Mapping[str, float], fixed: Mapping[str, Any]
+) -> None:
+    """Writes the network of a phase that is done, and what decided it; the last phase needs none."""
+    if name != PHASES[-1]:
+        save_file(_halves(network), folder / f"{name}.safetensors")
+        (folder / UNFINISHED).write_text(json.dumps({"fixed": fixed, "seconds": seconds}) + "\n")
 
 
-def finished_dense(folder: Path, fixed: Mapping[str, Any]) -> tuple[nn.Sequential, float] | None:
-    """What `keep_dense` wrote and its seconds; None if there is none, or something else decided it."""
+def finished_phases(folder: Path, fixed: Mapping[str, Any]) -> tuple[dict[str, nn.Sequential], dict[str, float]]:
+    """The networks that `keep_phase` wrote, and their seconds; none if something else decided them."""
     try:
         kept = json.loads((folder / UNFINISHED).read_text())
         if kept["fixed"] != json.loads(json.dumps(fixed)):
-            return None
-        return _filled(networks.dense(0), load_file(folder / DENSE)), float(kept["seconds"])
+            return {}, {}
+        seconds = {name: float(kept["seconds"][name]) for name in kept["seconds"]}
+        return {
+            name: _filled(networks.dense(0), load_file(folder / f"{name}.safetensors")) for name in seconds
+        }, seconds
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError):
-        return None
+        return {}, {}
 
 
 def load(folder: Path) -> Trained:

@@ -29,7 +29,8 @@ class Recipe:
     """What decides the trained weights, beside the data.
 
     Attributes:
-        epochs, batch, learning_rate, weight_decay: AdamW with a one-cycle schedule.
+        epochs: of each phase.
+        batch, learning_rate, weight_decay: AdamW with a one-cycle schedule.
         dropout: of the hidden features of the dense network; k-WTA is enough of it for the sparse one.
         smoothing: of the labels.
         boost: of the k-WTA, at the beginning; it falls to zero in the first half. Behind batch norm all units win
@@ -41,16 +42,16 @@ class Recipe:
         seed: of weights, masks, order and variations.
     """
 
-    epochs: int = 60
+    epochs: int = 45
     batch: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     dropout: float = 0.3
     smoothing: float = 0.1
     boost: float = 0.0
-    begin: float = 0.05
-    end: float = 0.55
-    every: float = 0.05
+    begin: float = 0.04
+    end: float = 0.44
+    every: float = 0.04
     distillation: float = 0.7
     temperature: float = 2.0
     averaging: float = 0.998
@@ -63,18 +64,20 @@ def fit(
     recordings: Recordings,
     recipe: Recipe,
     *,
+    phase: int = 0,
     patterns: Mapping[str, Pattern] | None = None,
     teacher: nn.Module | None = None,
     device: str = "cpu",
     report: Callable[[str, float | None], None] = lambda message, share: None,
     epoch_end: Callable[[int, nn.Module, float], None] = lambda epoch, network, loss: None,
 ) -> nn.Sequential:
-    """Trains a network.
+    """Trains a network, or goes on with it.
 
     Args:
-        make: makes the untrained network; called twice, for the network and for the average of its weights.
+        make: makes the network to begin with; called twice, for the network and for the average of its weights.
         recordings: to train on.
         recipe: how.
+        phase: of a longer training: each has an order and variations of its own.
         patterns: of the layers to prune meanwhile, by name.
         teacher: a trained network whose outputs are learnt beside the labels.
         device: of torch.
@@ -84,7 +87,7 @@ def fit(
     Returns:
         The averaged network, in eval mode on the CPU.
     """
-    rng = np.random.default_rng([recipe.seed, 1])
+    rng = np.random.default_rng([recipe.seed, 1, phase])
     # A last batch of a few would upset batch norm: it is left out, another one each epoch.
     batches = len(recordings) // recipe.batch
     steps = recipe.epochs * batches

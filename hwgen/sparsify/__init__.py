@@ -14,22 +14,28 @@ from hwgen.sparsify.partitioned import Partitioned
 from hwgen.sparsify.pattern import Guarantee, Pattern
 from hwgen.sparsify.scores import add_saliency, magnitude
 from hwgen.sparsify.tile_element_wise import TileElementWise
+from hwgen.sparsify.tile_layer import DenseTile, Singles, TileLayer, compact, use_tiles
 from hwgen.sparsify.tile_wise import TileWise
 from hwgen.sparsify.unstructured import Unstructured
 
 __all__ = [
     "Block",
     "Complementary",
+    "DenseTile",
     "Guarantee",
     "NofM",
     "Partitioned",
     "Pattern",
+    "Singles",
     "TileElementWise",
+    "TileLayer",
     "TileWise",
     "Unstructured",
     "add_saliency",
     "apply_masks",
+    "compact",
     "complementary_mask",
     "magnitude",
     "project_all",
+    "use_tiles",
 ]

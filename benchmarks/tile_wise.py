@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -78,6 +79,7 @@ class Result:
     ratio_with_singles: float
 
 
+@cache
 def layers(inputs: int, outputs: int, dtype: torch.dtype, device: str) -> tuple[nn.Linear, dict[str, TileWiseLinear]]:
     """A random layer with a tile-wise mask, and the same by tiles; beside it another, of tiles and single elements."""
     torch.manual_seed(0)

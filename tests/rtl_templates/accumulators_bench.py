@@ -143,7 +143,7 @@ async def sums_under_stalls(dut):
 async def reaches_both_ends_of_the_accumulator(dut):
     bench, feeder, sink = make_bench(dut)
     made = [bounds(HIGH), bounds(LOW), [[(0, 0)] * PLACES], bounds(LOW), bounds(HIGH)]
-    for group, end in zip(made, (HIGH, LOW), strict=True):
+    for group, end in zip(made[:2], (HIGH, LOW), strict=True):
         assert sums(group) == [[end] * SETS] * USED + [[0] * SETS] * (KERNELS - USED)
     await run(bench, feeder, sink, made)
 

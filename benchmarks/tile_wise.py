@@ -10,7 +10,6 @@ On a machine with CUDA the layers run there too, in half precision.
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import time
@@ -228,7 +227,6 @@ def main(
                 "cuda": "measured" if torch.cuda.is_available() else "not measured: torch finds no CUDA device",
                 "torch": torch.__version__,
                 "threads": torch.get_num_threads(),
-                "load": round(os.getloadavg()[0], 1),
                 "sparsity": SPARSITY,
                 "calls": calls,
                 "repeats": [[asdict(result) for result in runs] for runs in results],

@@ -93,7 +93,7 @@ class MacEngine(wiring.Component):
         if weights.size and np.abs(weights.astype(np.int64)).max() > 127:
             raise ValueError("weights must be in [-127, 127]")
         if not routed and kernel_ids.any():
-            raise ValueError(f"kernel IDs must be 0 where products are not routed, not {kernel_ids.max()!r}")
+            raise ValueError(f"kernel IDs must be 0 where products are not routed, not {kernel_ids.max()}")
         if serial and banks != 1:
             raise ValueError(f"serial accumulators have 1 bank, not {banks!r}")
         if serial and not routed:

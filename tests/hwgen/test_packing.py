@@ -15,7 +15,7 @@ from hwgen.errors import DataError, ModelError
 from hwgen.format.network import Conv2d, Flatten, Input, IntegerNetwork, KWinners, Linear, Requantise
 from hwgen.format.packed import expand, unpack
 from hwgen.packing import Assignment, pack_layer, pack_mask, pack_network
-from hwgen.sparsify import TileWise
+from hwgen.sparsify import Block, TileWise
 
 
 def planted(outputs: int, columns: int, nonzeros: int, per_set: int, seed: int) -> np.ndarray:
@@ -278,6 +278,15 @@ def test_tiles_that_complement_each_other_are_combined() -> None:
     mask[:8, ::2] = mask[8:, 1::2] = True
     packing = pack_layer(layer_of(mask))
     assert packing.sets == 8 and packing.efficiency == 1 and packing.routed
+
+
+def test_outputs_are_combined_where_tiles_keep_very_different_numbers_of_inputs() -> None:
+    mask = Block(8, 8).project(np.random.default_rng(0).random((64, 128)), 0.9)
+    used = mask[mask.any(axis=1)].sum(axis=1)
+    assert used.mean() < 0.6 * used.max()
+    packing = pack_layer(layer_of(mask))
+    # One output a set would have every column in each of its sets.
+    assert packing.routed and packing.efficiency > 0.4
 
 
 def test_a_large_tile_wise_mask_is_packed_in_little_time() -> None:

@@ -48,6 +48,7 @@ LISTS = [
     ),
     Case("a reader for each pixel", convolution(5, 4, (2, 3), 0.3, padding=(1, 1)), (5, 3, 4), entries=3,
          choose={"readers": 6}),
+    Case("tile-wise lists", tile_wise(20, 36, 8), (20, 1, 1), entries=5, choose={"parallel": 9, "routed": False}),
     Case("sets in folds", convolution(5, 6, (2, 2), 0.5), (5, 3, 3), entries=2, choose={"parallel": 1, "readers": 4}),
 ]  # fmt: skip
 

@@ -148,6 +148,7 @@ class _Elaborator:
             kernels=stage.kernels,
             accumulator=signed(stage.accumulator_bits),
             banks=stage.banks,
+            routed=stage.routed,
             serial=stage.serial,
         )
 

@@ -18,14 +18,16 @@ class Accumulators(wiring.Component):
         product[lane][set] ---> (+) <--> accumulator RAM[bank, kernel ID] ---> sum over lanes ---> y
 
     While one bank fills with a group of steps, finished banks drain kernel by kernel: beat i of a group carries
-    accumulator i of every set. With one kernel a set the products of a cycle are summed in a registered tree and one
-    register a set takes the place of the RAM.
+    accumulator i of every set. Where products need no routing, since there is one kernel a set or since only the first
+    one of each set has weights, those of a cycle are summed in a registered tree, one register a set takes the place of
+    the RAM, and the other kernels leave as zeros.
 
     The RAM is not cleared: a flag for each accumulator says whether its group has touched it.
 
     Arguments:
         shape: of the accumulators; wide enough for every partial sum (the packer proves it).
         lanes, sets, kernels, banks: as above.
+        routed: whether products go to other kernels than the first.
 
     Members:
         valid, first, last: this cycle carries a step of a group.
@@ -38,12 +40,13 @@ class Accumulators(wiring.Component):
     as long as there are banks enough.
     """
 
-    def __init__(self, shape, *, lanes: int, sets: int, kernels: int, banks: int):
+    def __init__(self, shape, *, lanes: int, sets: int, kernels: int, banks: int, routed: bool = True):
         for name, value in (("lanes", lanes), ("sets", sets), ("kernels", kernels), ("banks", banks)):
             if value < 1:
                 raise ValueError(f"{name} must be positive, not {value!r}")
         self.shape, self.lanes, self.sets, self.kernels, self.banks = shape, lanes, sets, kernels, banks
-        self.kernel_bits = (kernels - 1).bit_length()
+        self.routed = routed and kernels > 1
+        self.kernel_bits = (kernels - 1).bit_length() if self.routed else 0
         super().__init__(
             {
                 "valid": In(1),
@@ -60,17 +63,17 @@ class Accumulators(wiring.Component):
     def latency(self) -> int:
         """Cycles from a group's last step to its first beat: the bank, and a register for each level of the tree."""
         levels = (self.lanes - 1).bit_length()
-        return 3 + levels if self.kernels == 1 else 2 + max(1, levels)
+        return 2 + max(1, levels) if self.routed else 3 + levels
 
     def elaborate(self, platform):
         m = Module()
         done, bank = Signal(), Signal(range(self.banks))
         drained, kernel = Signal(range(self.banks)), Signal(range(self.kernels))
         # One place a lane and set (or a set, after the tree) that shows accumulator `kernel` of bank `drained`.
-        if self.kernels == 1:
-            finished = self._single(m, done, bank, drained)
-        else:
+        if self.routed:
             finished = self._routed(m, done, bank, Cat(kernel, drained))
+        else:
+            finished = self._single(m, done, bank, drained, kernel)
 
         waiting, advance, take = Signal(range(self.banks + 1)), Signal(), Signal()
         last_kernel = kernel == self.kernels - 1
@@ -103,8 +106,8 @@ class Accumulators(wiring.Component):
             m.d.comb += self.y.payload[index].eq(terms[0])
         return m
 
-    def _single(self, m, done, bank, drained):
-        """One kernel a set: tree over the lanes, one register, a row of results for each bank."""
+    def _single(self, m, done, bank, drained, kernel):
+        """Weights of one kernel a set: tree over the lanes, one register, a row of results for each bank."""
         valid, first, last = self.valid, self.first, self.last
         terms = [[self.products[lane * self.sets + index] for lane in range(self.lanes)] for index in range(self.sets)]
         while len(terms[0]) > 1:
@@ -130,7 +133,7 @@ class Accumulators(wiring.Component):
                 m.d.sync += accumulator.eq(Mux(first, 0, accumulator) + column[0])
             m.d.comb += write.data[index].eq(accumulator)
         # A view's elements must become signals once: indexing anew in the tree would lose nothing but time.
-        return [[read.data[index]] for index in range(self.sets)]
+        return [[Mux(kernel == 0, read.data[index], 0)] for index in range(self.sets)]
 
     def _routed(self, m, done, bank, drain_address):
         """Several kernels a set: a RAM for each lane and set, read, added to and written in one cycle."""

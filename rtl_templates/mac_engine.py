@@ -47,6 +47,7 @@ class MacEngine(wiring.Component):
         kernels: accumulators a set.
         accumulator: shape.
         banks: of the accumulators.
+        routed: whether products go to other kernels than the first of their set; if not, no kernel IDs are stored.
         serial: groups are filled and drained in turn, in one bank: less area, for groups of many steps. The walk's
             interval should be `timing.serial_interval`.
 
@@ -74,11 +75,13 @@ class MacEngine(wiring.Component):
         kernels: int,
         accumulator,
         banks: int,
+        routed: bool = True,
         serial: bool = False,
     ):
         self.shape, self.stream_lanes, self.walk = shape, stream_lanes, walk
         self.weights, self.kernel_ids, self.kernels = weights, kernel_ids, kernels
-        self.accumulator, self.banks, self.serial = accumulator, banks, serial
+        self.accumulator, self.banks = accumulator, banks
+        self.routed, self.serial = routed, serial
         payload = streams.entry(shape, index_size) if stream_lanes is None else streams.value_beat(shape, stream_lanes)
         self.lanes_per_reader = 1 if stream_lanes is None else stream_lanes * beats_per_row
         if weights.shape != kernel_ids.shape or weights.shape[0] != walk.readers:
@@ -89,8 +92,12 @@ class MacEngine(wiring.Component):
             raise ValueError(f"kernel IDs must be below {kernels}")
         if weights.size and np.abs(weights.astype(np.int64)).max() > 127:
             raise ValueError("weights must be in [-127, 127]")
+        if not routed and kernel_ids.any():
+            raise ValueError(f"kernel IDs must be 0 where products are not routed, not {kernel_ids.max()}")
         if serial and banks != 1:
             raise ValueError(f"serial accumulators have 1 bank, not {banks!r}")
+        if serial and not routed:
+            raise ValueError("serial accumulators route their products")
         self.buffer = WordBuffer(payload, positions, beats, beats_per_row, readers=walk.readers)
         super().__init__({"x": In(stream.Signature(payload)), "y": Out(streams.values(accumulator, weights.shape[3]))})
 
@@ -118,7 +125,12 @@ class MacEngine(wiring.Component):
             ready = accumulators.ready
         else:
             accumulators = Accumulators(
-                self.accumulator, lanes=readers * lanes, sets=sets, kernels=self.kernels, banks=self.banks
+                self.accumulator,
+                lanes=readers * lanes,
+                sets=sets,
+                kernels=self.kernels,
+                banks=self.banks,
+                routed=self.routed,
             )
         m.submodules.accumulators = accumulators
         wiring.connect(m, wiring.flipped(self.x), buffer.x)

@@ -71,6 +71,11 @@ class Packing:
         """Most kernels in one set."""
         return int(self.kernel_of.max(initial=-1)) + 1
 
+    @cached_property
+    def routed(self) -> bool:
+        """Whether kernels other than the first of each set have weights."""
+        return bool(self.kernel_ids.any())
+
     @property
     def slots(self) -> int:
         return self.rows * self.sets

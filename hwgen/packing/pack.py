@@ -20,6 +20,7 @@ from hwgen.format.network import Conv2d, IntegerNetwork, KWinners, Linear, Requa
 from hwgen.format.packed import PackedNetwork
 from hwgen.format.sets import Packing, expand, lay_out
 from hwgen.packing.search import Sets
+from hwgen.packing.shared import first_alike, shares_columns
 from hwgen.packing.strict import strict_sets
 
 Objective: TypeAlias = Literal["slots", "uniform"]
@@ -184,7 +185,13 @@ class _Search:
         """(outputs,): the set of each output."""
         set_of = strict_sets(self.mask, self.rng, self.effort)
         strict = self._sets(int(set_of.max()) + 1, set_of)
-        best = strict if self._good_enough(strict) else self._with_collisions(strict)
+        if self._good_enough(strict):
+            best = strict
+        elif self.objective == "slots" and shares_columns(self.mask):
+            # Slots do not tell the time here: a fold of outputs with the same columns walks no others.
+            return np.arange(len(self.mask))
+        else:
+            best = self._with_collisions(strict)
         best.even_out()
         return best.set_of
 
@@ -249,19 +256,29 @@ def _place_empty(set_of: NDArray[np.int64]) -> None:
 
 
 def _place(set_of: NDArray[np.int64], mask: NDArray[np.bool_]) -> Assignment:
-    """Numbers sets by their first output and kernels by output, so that equal partitions look equal."""
-    _, first, inverse = np.unique(set_of, return_index=True, return_inverse=True)
-    number = np.argsort(np.argsort(first))[inverse]
-    kernel_of = np.zeros(len(set_of), np.int64)
+    """Numbers sets by their first output and kernels by output, so that equal partitions look equal.
+
+    Outputs without non-zeros come last: in sets that combine no others, every weight is then of kernel 0. Such sets lie
+    beside those with the same columns.
+    """
+    used = mask.any(axis=1)
+    outputs = np.argsort(~used, kind="stable")
+    _, first, inverse = np.unique(set_of[outputs], return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    if len(first) == np.count_nonzero(used):
+        order = np.lexsort((first, first_alike(mask)[outputs[first]]))
+    number = np.argsort(order)[inverse]
+    kernel_of, target_of = np.zeros((2, len(set_of)), np.int64)
     height = np.zeros((len(first), mask.shape[1]), np.int64)
     sizes = np.zeros(len(first), np.int64)
-    for output, target in enumerate(number):
+    for output, target in zip(outputs, number, strict=True):
+        target_of[output] = target
         kernel_of[output] = sizes[target]
         sizes[target] += 1
         height[target] += mask[output]
     rows = height.max(axis=0)
     return Assignment(
-        set_of=number.astype(np.int32),
+        set_of=target_of.astype(np.int32),
         kernel_of=kernel_of.astype(np.int32),
         sets=len(first),
         rows=int(rows.sum()),

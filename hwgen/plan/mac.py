@@ -63,7 +63,8 @@ def candidates(request: Request) -> Iterator[Mac]:
     sets, kernels = slots.packing.sets, slots.packing.kernels
     listed = stream.entries is not None
     useful = useful_products(request, window)
-    for parallel in distinct_parts(sets):
+    # Folds that lie within a tile read only what its outputs have in common.
+    for parallel in sorted({*distinct_parts(sets), *divisors(slots.tile)}):
         groups = window.positions * -(-sets // parallel)
         longest = (request.limit - WORD_GAP) // groups
         # A group cannot take less than its drain, even with all lanes at once.
@@ -73,7 +74,7 @@ def candidates(request: Request) -> Iterator[Mac]:
         read = _fewest_lanes(slots, window, stream, parallel, longest, most_lanes)
         if read is not None:
             yield _engine(request, window, useful, parallel, *read)
-        if kernels > 1:
+        if slots.packing.routed:
             rest = timing.serial_interval(0, kernels, listed)
             read = _fewest_lanes(slots, window, stream, parallel, longest - rest, most_lanes)
             if read is not None:
@@ -113,9 +114,12 @@ def _engine(
         interval=interval,
         banks=banks_for(steps, interval, kernels, int(lanes - 1).bit_length()),
         accumulator_bits=max(2, signed_bits(request.result)),
-        weight_bits=_weight_bits(folds, steps, readers, lanes, parallel, kernels, listed, stream, window, rows_max),
+        weight_bits=_weight_bits(
+            slots.packing, folds, steps, readers, lanes, parallel, listed, stream, window, rows_max
+        ),
         in_layout=stream.layout,
         layout=slots.drain_layout(parallel),
+        routed=slots.packing.routed,
         nonzeros=int(request.layer.mask.sum()),
     )
 
@@ -145,7 +149,10 @@ def with_drain(stage: Mac, drain: int) -> Mac:
 def _fewest_lanes(
     slots: Slots, window: Window, stream: Stream, parallel: int, most_steps: int, most_lanes: float
 ) -> tuple[int, int, int] | None:
-    """(beats a row, readers, steps) of the fewest lanes within so many steps: wider rows first, then more readers."""
+    """(beats a row, readers, steps) of the fewest lanes within so many steps: wider rows first, then more readers.
+
+    A wider row also brings columns that a tile has no weights for: for tiles, readers of single beats are tried too.
+    """
     if most_steps < 1 or most_lanes < 1:
         return None
     if stream.entries is not None:
@@ -154,6 +161,17 @@ def _fewest_lanes(
             if steps <= most_steps:
                 return (1, readers, steps) if readers <= most_lanes else None
         return None
+    wide = _wide_rows(slots, window, stream, parallel, most_steps, most_lanes)
+    if slots.tile == 1:
+        return wide
+    single = _readers(slots, window, stream, parallel, most_steps, most_lanes, beats_per_row=1)
+    return min((read for read in (wide, single) if read), key=lambda read: read[0] * read[1], default=None)
+
+
+def _wide_rows(
+    slots: Slots, window: Window, stream: Stream, parallel: int, most_steps: int, most_lanes: float
+) -> tuple[int, int, int] | None:
+    """As `_fewest_lanes`: one reader of rows as wide as it takes, or several of the widest."""
     beats = len(stream.layout)
     # No row brings more activations than it has places.
     least_lanes = -(-slots.activations(parallel) // most_steps)
@@ -167,11 +185,18 @@ def _fewest_lanes(
             steps = value_steps(slots, window.area, stream.layout, beats_per_row, parallel, 1)
             if steps <= most_steps:
                 return beats_per_row, 1, steps
-    total = value_steps(slots, window.area, stream.layout, beats, parallel, 1)
+    return _readers(slots, window, stream, parallel, most_steps, most_lanes, beats)
+
+
+def _readers(
+    slots: Slots, window: Window, stream: Stream, parallel: int, most_steps: int, most_lanes: float, beats_per_row: int
+) -> tuple[int, int, int] | None:
+    """As `_fewest_lanes`: as many readers of such rows as it takes."""
+    total = value_steps(slots, window.area, stream.layout, beats_per_row, parallel, 1)
     readers = -(-total // most_steps)
-    if readers * beats * stream.lanes > most_lanes:
+    if readers * beats_per_row * stream.lanes > most_lanes:
         return None
-    return beats, readers, -(-total // readers)
+    return beats_per_row, readers, -(-total // readers)
 
 
 @lru_cache(maxsize=4096)
@@ -179,6 +204,10 @@ def distinct_parts(total: int) -> tuple[int, ...]:
     """The sizes worth choosing for parts of `total`: the smallest for each number of parts, ascending."""
     numbers = np.arange(1, max(total, 1) + 1)
     return tuple(np.unique(-(-max(total, 1) // numbers)).tolist())
+
+
+def divisors(total: int) -> tuple[int, ...]:
+    return tuple(part for part in range(1, total + 1) if total % part == 0)
 
 
 def useful_products(request: Request, window: Window) -> int:
@@ -194,8 +223,8 @@ def signed_bits(tensor: Tensor) -> int:
     return tensor.bits + (0 if tensor.signed else 1)
 
 
-def _weight_bits(folds, steps, readers, lanes, parallel, kernels, listed, stream, window, rows_max) -> int:
-    width = 8 + (kernels - 1).bit_length()
+def _weight_bits(packing, folds, steps, readers, lanes, parallel, listed, stream, window, rows_max) -> int:
+    width = 8 + ((packing.kernels - 1).bit_length() if packing.routed else 0)
     if listed:
         return folds * -(-window.area // readers) * readers * rows_max * stream.index_size * parallel * width
     return folds * steps * lanes * parallel * width

@@ -85,6 +85,12 @@ class Slots:
         return self._deepest[parallel]
 
     @cached_property
+    def tile(self) -> int:
+        """So many sets each, from the first on, have their slots in the same columns; 1 where all sets have."""
+        changes = np.flatnonzero((self.count[:, 1:] != self.count[:, :-1]).any(axis=0)) + 1
+        return int(np.gcd.reduce(changes)) if len(changes) else 1
+
+    @cached_property
     def full(self) -> bool:
         """Whether every set has one slot in every column, as in a dense packing."""
         return bool((self.count == 1).all())

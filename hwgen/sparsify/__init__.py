@@ -17,6 +17,7 @@ from hwgen.sparsify.partitioned import Partitioned
 from hwgen.sparsify.pattern import Guarantee, Pattern
 from hwgen.sparsify.scores import add_saliency, magnitude
 from hwgen.sparsify.tile_element_wise import TileElementWise
+from hwgen.sparsify.tile_layer import DenseTile, Singles, TileLayer, compact, use_tiles
 from hwgen.sparsify.tile_wise import TileWise
 from hwgen.sparsify.unstructured import Unstructured
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Block",
     "Complementary",
+    "DenseTile",
     "FixedRandom",
     "GradualMagnitude",
     "Guarantee",
@@ -39,14 +41,18 @@ __all__ = [
     "Pattern",
     "RigL",
     "Schedule",
+    "Singles",
     "TileElementWise",
+    "TileLayer",
     "TileWise",
     "Unstructured",
     "add_saliency",
     "apply_masks",
+    "compact",
     "complementary_mask",
     "magnitude",
     "project_all",
+    "use_tiles",
 ]
 
 _SCHEDULES = {

@@ -56,11 +56,11 @@ class TileElementWise(Pattern):
         from hwgen.sparsify.tiles import fewest_singles
 
         matrix = as_mask(mask)
-        return fewest_singles(matrix, self.tile) <= self._singles(matrix.shape)
+        return fewest_singles(matrix, self.tile) <= self.most_singles(matrix.shape)
 
     def project(self, score: Any, sparsity: float | None = None) -> NDArray[np.bool_]:
         matrix = as_score(score)
-        wanted, singles = check_sparsity(sparsity), self._singles(matrix.shape)
+        wanted, singles = check_sparsity(sparsity), self.most_singles(matrix.shape)
         if rounded((1 - wanted) * matrix.size) < singles:
             raise InputError(
                 f"sparsity: with the share {self.restored} of elements restored it is at most "
@@ -73,12 +73,12 @@ class TileElementWise(Pattern):
         """The sparsity of the projection, of which the restored elements are a fixed number."""
         outputs, inputs = matrix_shape(shape)
         tiles = self._tiles.nearest_sparsity(shape, self._tile_sparsity(shape, check_sparsity(sparsity)))
-        return max(0.0, tiles - self._singles(shape) / (outputs * inputs))
+        return max(0.0, tiles - self.most_singles(shape) / (outputs * inputs))
 
     def guarantee(self, shape: tuple[int, ...], sparsity: float) -> Guarantee:
         outputs, inputs = matrix_shape(shape)
         tiles = self._tiles.guarantee(shape, self._tile_sparsity(shape, check_sparsity(sparsity)))
-        singles = self._singles(shape)
+        singles = self.most_singles(shape)
         return Guarantee(
             sets=outputs,
             slots=outputs * inputs,
@@ -94,9 +94,10 @@ class TileElementWise(Pattern):
 
     def _tile_sparsity(self, shape: tuple[int, ...], sparsity: float) -> float:
         outputs, inputs = matrix_shape(shape)
-        return min(1.0, sparsity + self._singles(shape) / (outputs * inputs))
+        return min(1.0, sparsity + self.most_singles(shape) / (outputs * inputs))
 
-    def _singles(self, shape: tuple[int, ...]) -> int:
+    def most_singles(self, shape: tuple[int, ...]) -> int:
+        """Elements beside the tiles that a weight of this shape may have."""
         outputs, inputs = matrix_shape(shape)
         return rounded(self.restored * outputs * inputs)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hwgen.errors import DataError, ModelError
 from hwgen.format.network import Conv2d, Flatten, Input, IntegerNetwork, KWinners, Linear, Requantise
 from hwgen.format.packed import expand, unpack
 from hwgen.packing import Assignment, pack_layer, pack_mask, pack_network
+from hwgen.sparsify import Block, TileWise
 
 
 def planted(outputs: int, columns: int, nonzeros: int, per_set: int, seed: int) -> np.ndarray:
@@ -249,3 +252,45 @@ def test_refuses_weights_outside_the_mask() -> None:
     layer = Linear("net.fc", np.ones((2, 2), np.int8), np.eye(2, dtype=np.bool_), np.zeros(2, np.int32))
     with pytest.raises(ModelError, match=r"layer 'net\.fc': .*outside the mask"):
         pack_layer(layer)
+
+
+def tile_wise(outputs: int, columns: int, tile: int, seed: int) -> np.ndarray:
+    return TileWise(tile).project(np.random.default_rng(seed).random((outputs, columns)), 0.75)
+
+
+@pytest.mark.parametrize(("tile", "seed"), [(8, 0), (16, 1), (31, 2)])
+def test_outputs_of_a_tile_lie_together_and_need_no_kernel_ids(tile, seed) -> None:
+    mask = tile_wise(120, 90, tile, seed)
+    # In any order of the outputs.
+    mask = mask[np.random.default_rng(seed).permutation(120)]
+    survivors = np.flatnonzero(mask.any(axis=1))
+    packing = pack_layer(layer_of(mask))
+    assert packing.sets == len(survivors) == 60
+    assert not packing.routed and not packing.kernel_of[survivors].any()
+    # The pruned outputs are shared out among the sets.
+    assert packing.kernels == 2
+    columns = [mask[output].tobytes() for output in packing.output_at[:, 0]]
+    assert sum(a != b for a, b in pairwise(columns)) == len(set(columns)) - 1 == -(-60 // tile) - 1
+
+
+def test_tiles_that_complement_each_other_are_combined() -> None:
+    mask = np.zeros((16, 20), np.bool_)
+    mask[:8, ::2] = mask[8:, 1::2] = True
+    packing = pack_layer(layer_of(mask))
+    assert packing.sets == 8 and packing.efficiency == 1 and packing.routed
+
+
+def test_outputs_are_combined_where_tiles_keep_very_different_numbers_of_inputs() -> None:
+    mask = Block(8, 8).project(np.random.default_rng(0).random((64, 128)), 0.9)
+    used = mask[mask.any(axis=1)].sum(axis=1)
+    assert used.mean() < 0.6 * used.max()
+    packing = pack_layer(layer_of(mask))
+    # One output a set would have every column in each of its sets.
+    assert packing.routed and packing.efficiency > 0.4
+
+
+def test_a_large_tile_wise_mask_is_packed_in_little_time() -> None:
+    mask = tile_wise(1024, 512, 128, 0)
+    start = time.process_time()
+    assert pack_mask(mask).sets == 512
+    assert time.process_time() - start < 10

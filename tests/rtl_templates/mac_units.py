@@ -19,6 +19,7 @@ from hwgen.plan.mac import Request, candidates, with_drain
 from hwgen.plan.schedule import Slots, dense_packing
 from hwgen.plan.stages import WORD_GAP, Layout, Mac, Narrow, Output, Plan, Stage
 from hwgen.plan.stream import Stream, narrowed
+from hwgen.sparsify import TileWise
 from rtl_templates import timing
 from sim.streams import pack
 from tests.rtl_templates.layout_samples import shuffled, to_beats
@@ -73,6 +74,16 @@ def convolution(inputs: int, outputs: int, kernel: tuple[int, int], density: flo
     return Conv2d("layer", weight, mask, np.zeros(outputs, np.int32), **geometry)
 
 
+def tile_wise(inputs: int, outputs: int, tile: int, kernel: tuple[int, int] | None = None, **geometry):
+    """Three quarters pruned: half of the outputs, and half of the inputs of each tile of the others."""
+    draw = np.random.default_rng(2)
+    shape = (outputs, inputs, *(kernel or ()))
+    mask = TileWise(tile).project(draw.random(shape), 0.75).reshape(shape)
+    weight = (draw.integers(-127, 128, shape) * mask).astype(np.int8)
+    kind = Linear if kernel is None else Conv2d
+    return kind("layer", weight, mask, np.zeros(outputs, np.int32), **geometry)
+
+
 def stage_of(case: Case) -> tuple[Mac, PackedNetwork]:
     """The planner's stage for a case, and the network that holds its layer alone."""
     shape = (case.map[0],) if isinstance(case.layer, Linear) else case.map
@@ -112,11 +123,11 @@ def round_trip(stage: Mac) -> int:
     """Cycles from the start of a group to the moment its bank can be given to another, counted in the source.
 
     Walker 2, activation 1, weights 4, operands 1, products 1, with lists entry, row and weight 3 more; then the last step,
-    a register a level of the tree over the lanes where each set has one accumulator, `done`, `waiting`, the drain,
+    a register a level of the tree over the lanes where products are not routed, `done`, `waiting`, the drain,
     `under_way`.
     """
     lanes = stage.multipliers // stage.parallel
-    levels = (lanes - 1).bit_length() if stage.kernels == 1 else 0
+    levels = 0 if stage.routed else (lanes - 1).bit_length()
     return stage.steps + (12 if stage.stream_lanes is None else 9) + levels + stage.kernels + 1
 
 
@@ -184,7 +195,7 @@ def unit(case: Case) -> tuple[wiring.Component, Expected]:
     beats = to_stream(case, stage, x)
     in_word = len(beats) // WORDS
     levels = (stage.multipliers // stage.parallel - 1).bit_length()
-    latency += stage.steps + (12 if case.listed else 9) + (levels + 3 if stage.kernels == 1 else 2 + max(1, levels))
+    latency += stage.steps + (12 if case.listed else 9) + (2 + max(1, levels) if stage.routed else levels + 3)
     return accelerator(Plan(board=None, mode="auto", stages=stages, output=output), packed), Expected(
         name=f"{case.name}: {stage}",
         x=beats,

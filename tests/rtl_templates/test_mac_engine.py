@@ -12,7 +12,7 @@ from hwgen.plan.stages import WORD_GAP
 from rtl_templates.mac_engine import MacEngine
 from rtl_templates.target import ULTRASCALE
 from rtl_templates.walk import Walk
-from tests.rtl_templates.mac_units import Case, convolution, linear, round_trip, stage_of, starts, unit
+from tests.rtl_templates.mac_units import Case, convolution, linear, round_trip, stage_of, starts, tile_wise, unit
 from tests.rtl_templates.units import check_units
 
 VALUES = [
@@ -28,6 +28,12 @@ VALUES = [
         (3, 5, 4), lanes=2, choose={"beats_per_row": 2},
     ),
     Case("groups", convolution(4, 4, (2, 2), groups=2, padding=(1, 0)), (4, 3, 3), lanes=4, choose={"parallel": 2}),
+    Case("tile-wise", tile_wise(20, 36, 8), (20, 1, 1), choose={"parallel": 8, "routed": False}),
+    Case("tile-wise, several readers", tile_wise(20, 36, 8), (20, 1, 1), signed=False, lanes=2,
+         choose={"parallel": 4, "readers": 3, "routed": False}),
+    Case("tile-wise, folds across tiles", tile_wise(20, 36, 8), (20, 1, 1), choose={"parallel": 9, "routed": False}),
+    Case("tile-wise convolution", tile_wise(3, 32, 8, (2, 3), padding=(1, 0)), (3, 4, 4),
+         choose={"parallel": 8, "beats_per_row": 1, "routed": False}),
     Case("input is slower", convolution(3, 2, (1, 1), stride=(2, 2)), (3, 5, 5), dense=True,
          choose={"beats_per_row": 3}),
 ]  # fmt: skip
@@ -42,6 +48,7 @@ LISTS = [
     ),
     Case("a reader for each pixel", convolution(5, 4, (2, 3), 0.3, padding=(1, 1)), (5, 3, 4), entries=3,
          choose={"readers": 6}),
+    Case("tile-wise lists", tile_wise(20, 36, 8), (20, 1, 1), entries=5, choose={"parallel": 9, "routed": False}),
     Case("sets in folds", convolution(5, 6, (2, 2), 0.5), (5, 3, 3), entries=2, choose={"parallel": 1, "readers": 4}),
 ]  # fmt: skip
 
@@ -136,6 +143,8 @@ def engine(**change) -> MacEngine:
         ({"stream_lanes": None}, "weights must have 1 lanes, not 2"),
         ({"kernel_ids": np.ones((1, 1, 2, 3), int)}, "kernel IDs must be below 1"),
         ({"kernel_ids": -np.ones((1, 1, 2, 3), int)}, "kernel IDs must be below 1"),
+        ({"kernel_ids": np.ones((1, 1, 2, 3), int), "kernels": 2, "routed": False}, "must be 0 .* not routed, not 1"),
+        ({"kernels": 2, "routed": False, "serial": True, "banks": 1}, "serial accumulators route their products"),
         ({"weights": np.full((1, 1, 2, 3), -128)}, "weights must be in \\[-127, 127\\]"),
     ],
 )

@@ -9,11 +9,22 @@ import numpy as np
 import pytest
 
 from hwgen.errors import PlanError
-from hwgen.format.network import Conv2d, Flatten, Input, IntegerNetwork, KWinners, Layer, MaxPool2d, Requantise
+from hwgen.format.network import (
+    Conv2d,
+    Flatten,
+    Input,
+    IntegerNetwork,
+    KWinners,
+    Layer,
+    Linear,
+    MaxPool2d,
+    Requantise,
+)
 from hwgen.packing import pack_network
 from hwgen.plan import MODES, make_plan
 from hwgen.plan.resources import total
-from hwgen.plan.stages import LocalWinners, Pool
+from hwgen.plan.stages import LocalWinners, Mac, Pool
+from hwgen.sparsify import TileWise
 from tests.random_networks import random_network
 
 
@@ -154,3 +165,29 @@ def test_random_networks_have_plans_at_every_slack(seed):
 def test_plans_need_no_amaranth():
     script = "import sys, hwgen.plan.planner; assert not {'amaranth', 'torch', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def tile_wise_layer(outputs: int, inputs: int, tile: int) -> IntegerNetwork:
+    rng = np.random.default_rng(0)
+    mask = TileWise(tile).project(rng.random((outputs, inputs)), 0.75)
+    weight = np.where(mask, rng.integers(1, 128, mask.shape), 0).astype(np.int8)
+    layer = Linear("linear", weight, mask, np.zeros(outputs, np.int32))
+    return IntegerNetwork(Input((inputs,), 1.0, True), (layer,), np.ones(outputs))
+
+
+@pytest.mark.parametrize("tile", [32, 24])
+@pytest.mark.parametrize("multipliers", [8, 24, 72])
+def test_tiles_skip_the_inputs_that_they_have_pruned(tile, multipliers):
+    # 120 outputs are left: of tiles of 32 the last has 24, and no number of equal folds keeps to the tiles.
+    network = tile_wise_layer(240, 200, tile)
+    packed = pack_network(network)
+    nonzeros = packed.packings["linear"].nonzeros
+    plan = make_plan(packed, mode="sparse-dense", cycles=int(1.2 * nonzeros / multipliers))
+    mac = next(stage for stage in plan.stages if isinstance(stage, Mac))
+    assert mac.multipliers <= multipliers
+    # Beside the tiles' products: tiles that keep fewer inputs than the largest, and steps that are not full.
+    assert mac.multipliers * mac.cycles < 1.3 * nonzeros
+    assert not mac.routed and mac.weight_bits < 8 * 1.25 * nonzeros
+    # Dense, every multiplier of every cycle has three products in four to skip.
+    dense = make_plan(packed, mode="dense", cycles=plan.cycles_per_word)
+    assert dense.multipliers > 3 * plan.multipliers

@@ -8,36 +8,44 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.errors import DataError, InputError
+from hwgen.errors import InputError
 from hwgen.format.packed import PackedNetwork
 
 if TYPE_CHECKING:
     import torch
 
 
-def pack(model: torch.nn.Module, *, calibration: NDArray[np.floating]) -> PackedNetwork:
+def pack(
+    model: torch.nn.Module, *, calibration: NDArray[np.floating] | None = None, power_of_two: bool = False
+) -> PackedNetwork:
     """Imports, quantises and packs a trained model.
 
     Args:
-        model: the module; it is left as it was.
+        model: the module; it is left as it was. One from `hwgen.quantisation_aware` is packed as it computes.
         calibration: float32 (N, C, H, W) or (N, F): typical inputs, which set the scales of the activations. A few
-            hundred are enough.
+            hundred are enough. A module from `quantisation_aware` has its scales and takes none.
+        power_of_two: give every requantisation a shift and no multiplier.
 
     Raises:
         ModelError: the model cannot be realised exactly; the line names the layer.
         DataError: the calibration data does not fit the model.
+        InputError: a module from `quantisation_aware` with calibration data or scales of its own.
     """
+    from hwgen.calibration import check_calibration
+    from hwgen.finetune import QuantisationAware
     from hwgen.importer import import_torch
     from hwgen.packing import pack_network
     from hwgen.quantise import quantise
 
-    if not isinstance(calibration, np.ndarray) or calibration.ndim not in (2, 4):
-        found = calibration.shape if isinstance(calibration, np.ndarray) else type(calibration).__name__
-        raise DataError(
-            f"calibration: must be a numpy array (N, C, H, W) or (N, F), not {found}; a tensor has .numpy()"
-        )
-    network = import_torch(model, calibration.shape[1:])
-    return pack_network(quantise(network, calibration))
+    if isinstance(model, QuantisationAware):
+        if calibration is not None or power_of_two:
+            raise InputError(
+                "pack: a quantisation-aware model has its scales; give neither calibration nor power_of_two"
+            )
+        return model.pack()
+    samples = check_calibration(calibration)
+    network = import_torch(model, samples.shape[1:])
+    return pack_network(quantise(network, samples, power_of_two=power_of_two))
 
 
 def load(path: str | os.PathLike[str]) -> PackedNetwork:

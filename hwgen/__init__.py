@@ -26,7 +26,7 @@ _FUNCTIONS = {
     "pack": "hwgen.api",
     "quantisation_aware": "hwgen.finetune",
 }
-_MODULES = ("errors", "examples", "nn", "plan", "sparsify")
+_MODULES = ("audit", "errors", "examples", "nn", "plan", "sparsify")
 
 
 def __getattr__(name: str) -> Any:

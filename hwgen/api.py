@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.errors import InputError
+from hwgen.errors import DataError, InputError
 from hwgen.format.packed import PackedNetwork
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ def pack(
                 "pack: a quantisation-aware model has its scales; give neither calibration nor power_of_two"
             )
         return model.pack()
+    if calibration is None:
+        raise DataError(
+            "calibration: is missing; give typical inputs, a numpy array (N, C, H, W) or (N, F), or a model from "
+            "quantisation_aware, which has its scales"
+        )
     samples = check_calibration(calibration)
     network = import_torch(model, samples.shape[1:])
     return pack_network(quantise(network, samples, power_of_two=power_of_two))

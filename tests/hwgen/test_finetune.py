@@ -372,7 +372,7 @@ def test_bad_input_is_one_line() -> None:
         (ModelError, "layer '0': its weights are no longer finite", lambda: broken(torch.zeros(2, 5))),
         (InputError, "has its scales", lambda: hwgen.pack(prepared, calibration=x)),
         (InputError, "has its scales", lambda: hwgen.pack(prepared, power_of_two=True)),
-        (DataError, "calibration: must be a numpy array", lambda: hwgen.pack(made)),
+        (DataError, "calibration: is missing", lambda: hwgen.pack(made)),
     ]
     for kind, message, call in cases:
         with pytest.raises(kind, match=message) as caught:

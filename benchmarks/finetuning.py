@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from hwgen.examples import digits
 # Chosen beforehand and once: a tenth of the training's learning rate, a sixth of its epochs.
 FINE_TUNING = {"learning_rate": 0.001, "epochs": 5}
 SCALES = {"int8": False, "int8, powers of two": True}
+# One image of the calibration data so many times as bright as it should be: a scale that is too coarse by as much.
+GLITCH = 32
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Result:
     Attributes:
         seed: of weights, masks and order of the images.
         network: "float" or the kind of scales.
+        calibration: "clean", the training images, or "glitch", the same and one that is 32 times as bright, which
+            leaves the others 3 of 8 bits; "" for the float network.
         training: "none" after the first training, "float" for further training before quantisation, or
             "quantisation-aware" for further training of the integer network; both with the same steps and images.
         accuracy: in [0, 1].
@@ -39,16 +43,17 @@ class Result:
 
     seed: int
     network: str
+    calibration: str
     training: str
     accuracy: float
     loss: float
 
 
 def main(
-    seeds: Annotated[int, typer.Option(min=1, help="How many networks, each with other weights and masks.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="How many networks, each with other weights and masks.")] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
-    """Trains sparse networks, quantises them with both kinds of scales, and fine-tunes each."""
+    """Trains sparse networks, quantises them with both kinds of scales, well calibrated and badly, and fine-tunes each."""
     torch.set_num_threads(1)
     results: list[Result] = []
     with terminal.progress() as report:
@@ -62,14 +67,18 @@ def main(
                 "images": digits.TEST_IMAGES,
                 "seeds": seeds,
                 "fine_tuning": FINE_TUNING,
+                "glitch": GLITCH,
                 "means": means,
                 "runs": [asdict(result) for result in results],
             }
         )
         return
-    rows = [(row["network"], row["training"], f"{row['accuracy']:.2%}", f"{row['loss']:.4f}") for row in means]
+    rows = [
+        (row["network"], row["calibration"], row["training"], f"{row['accuracy']:.2%}", f"{row['loss']:.4f}")
+        for row in means
+    ]
     title = f"Means of {seeds} networks, {digits.TEST_IMAGES} test images each"
-    terminal.print_table(title, ("network", "further training", "accuracy", "loss"), rows, left=2)
+    terminal.print_table(title, ("network", "calibration", "further training", "accuracy", "loss"), rows, left=3)
 
 
 def _one_seed(seed: int) -> list[Result]:
@@ -82,32 +91,40 @@ def _one_seed(seed: int) -> list[Result]:
         digits.fit(network, images, labels, tuning, lambda share: None)
         return network.eval()
 
-    def judged(network: nn.Module, name: str, training: str) -> Result:
+    def judged(network: nn.Module, *kind: str) -> Result:
         output = digits.predict(network, trained.test_x)
         loss = functional.cross_entropy(torch.from_numpy(output), torch.from_numpy(trained.test_y))
-        return Result(seed, name, training, digits.accuracy(output, trained.test_y), loss.item())
+        return Result(seed, *kind, digits.accuracy(output, trained.test_y), loss.item())
 
     longer = fitted(copy.deepcopy(trained.sparse).requires_grad_(True))
-    results = [judged(trained.sparse, "float", "none"), judged(longer, "float", "float")]
-    for name, power_of_two in SCALES.items():
-        # Its forward pass is that of the packed network: fine-tuning and every device compute the same.
-        prepared = hwgen.quantisation_aware(trained.sparse, trained.train_x, power_of_two=power_of_two)
-        control = hwgen.quantisation_aware(longer, trained.train_x, power_of_two=power_of_two)
-        results += [judged(prepared, name, "none"), judged(control, name, "float")]
-        results.append(judged(fitted(prepared), name, "quantisation-aware"))
+    results = [judged(trained.sparse, "float", "", "none"), judged(longer, "float", "", "float")]
+    glitch = np.concatenate([trained.train_x, GLITCH * trained.train_x[:1]])
+    for calibration, data in {"clean": trained.train_x, "glitch": glitch}.items():
+        for name, power_of_two in SCALES.items():
+            # Its forward pass is that of the packed network: it is judged as every device would compute it.
+            prepared = hwgen.quantisation_aware(trained.sparse, data, power_of_two=power_of_two)
+            control = hwgen.quantisation_aware(longer, data, power_of_two=power_of_two)
+            results += [
+                judged(prepared, name, calibration, "none"),
+                judged(control, name, calibration, "float"),
+                judged(fitted(prepared), name, calibration, "quantisation-aware"),
+            ]
     return results
 
 
-def _means(results: list[Result]) -> list[dict]:
-    kinds = list(dict.fromkeys((result.network, result.training) for result in results))
+def _means(results: list[Result]) -> list[dict[str, Any]]:
+    kinds: dict[tuple[str, str, str], list[Result]] = {}
+    for result in results:
+        kinds.setdefault((result.network, result.calibration, result.training), []).append(result)
     return [
         {
             "network": network,
+            "calibration": calibration,
             "training": training,
-            "accuracy": float(np.mean([r.accuracy for r in results if (r.network, r.training) == (network, training)])),
-            "loss": float(np.mean([r.loss for r in results if (r.network, r.training) == (network, training)])),
+            "accuracy": float(np.mean([result.accuracy for result in group])),
+            "loss": float(np.mean([result.loss for result in group])),
         }
-        for network, training in kinds
+        for (network, calibration, training), group in kinds.items()
     ]
 
 

@@ -152,7 +152,8 @@ def test_training_leaves_the_module_equal_to_its_packed_network(name: str, power
     x = data(shape)
     prepared = quantisation_aware(made, x, power_of_two=power_of_two)
     # Inputs beyond the calibration saturate.
-    inputs = np.concatenate([data(shape, 1), 3 * data(shape, 2), np.zeros((1, *shape), np.float32)])
+    extremes = np.stack([np.full(shape, value, np.float32) for value in (0.0, np.inf, -np.inf)])
+    inputs = np.concatenate([data(shape, 1), 3 * data(shape, 2), extremes])
     check_equal(prepared, inputs)
     before = copy.deepcopy(prepared.state_dict())
     train(prepared, x)

@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hwgen.api import load, pack
+    from hwgen.finetune import quantisation_aware
     from hwgen.generator import generate
     from hwgen.plan import make_plan
 
-__all__ = ["generate", "load", "make_plan", "pack"]
+__all__ = ["generate", "load", "make_plan", "pack", "quantisation_aware"]
 
 _FUNCTIONS = {
     "generate": "hwgen.generator",
     "load": "hwgen.api",
     "make_plan": "hwgen.plan",
     "pack": "hwgen.api",
+    "quantisation_aware": "hwgen.finetune",
 }
-_MODULES = ("errors", "examples", "nn", "plan", "sparsify")
+_MODULES = ("audit", "errors", "examples", "nn", "plan", "sparsify")
 
 
 def __getattr__(name: str) -> Any:

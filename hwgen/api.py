@@ -15,29 +15,42 @@ if TYPE_CHECKING:
     import torch
 
 
-def pack(model: torch.nn.Module, *, calibration: NDArray[np.floating]) -> PackedNetwork:
+def pack(
+    model: torch.nn.Module, *, calibration: NDArray[np.floating] | None = None, power_of_two: bool = False
+) -> PackedNetwork:
     """Imports, quantises and packs a trained model.
 
     Args:
-        model: the module; it is left as it was.
+        model: the module; it is left as it was. One from `hwgen.quantisation_aware` is packed as it computes.
         calibration: float32 (N, C, H, W) or (N, F): typical inputs, which set the scales of the activations. A few
-            hundred are enough.
+            hundred are enough. A module from `quantisation_aware` has its scales and takes none.
+        power_of_two: give every requantisation a shift and no multiplier.
 
     Raises:
         ModelError: the model cannot be realised exactly; the line names the layer.
         DataError: the calibration data does not fit the model.
+        InputError: a module from `quantisation_aware` with calibration data or scales of its own.
     """
+    from hwgen.calibration import check_calibration
+    from hwgen.finetune import QuantisationAware
     from hwgen.importer import import_torch
     from hwgen.packing import pack_network
     from hwgen.quantise import quantise
 
-    if not isinstance(calibration, np.ndarray) or calibration.ndim not in (2, 4):
-        found = calibration.shape if isinstance(calibration, np.ndarray) else type(calibration).__name__
+    if isinstance(model, QuantisationAware):
+        if calibration is not None or power_of_two:
+            raise InputError(
+                "pack: a quantisation-aware model has its scales; give neither calibration nor power_of_two"
+            )
+        return model.pack()
+    if calibration is None:
         raise DataError(
-            f"calibration: must be a numpy array (N, C, H, W) or (N, F), not {found}; a tensor has .numpy()"
+            "calibration: is missing; give typical inputs, a numpy array (N, C, H, W) or (N, F), or a model from "
+            "quantisation_aware, which has its scales"
         )
-    network = import_torch(model, calibration.shape[1:])
-    return pack_network(quantise(network, calibration))
+    samples = check_calibration(calibration)
+    network = import_torch(model, samples.shape[1:])
+    return pack_network(quantise(network, samples, power_of_two=power_of_two))
 
 
 def load(path: str | os.PathLike[str]) -> PackedNetwork:

@@ -94,9 +94,17 @@ def pack(
         ),
     ],
     calibration: Annotated[
-        Path, typer.Option("--calibration", help="Typical inputs, float32 (N, C, H, W) or (N, F), as .npy.")
-    ],
+        Path | None,
+        typer.Option(
+            "--calibration",
+            help="Typical inputs, float32 (N, C, H, W) or (N, F), as .npy. A model from hwgen.quantisation_aware has "
+            "its scales and needs none.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="The .hwpack file to write.")] = Path("net.hwpack"),
+    power_of_two: Annotated[
+        bool, typer.Option("--power-of-two", help="Scales whose ratios are powers of two: no multiplier requantises.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Import, quantise and pack a trained model."""
@@ -104,12 +112,12 @@ def pack(
 
     with terminal.progress() as report:
         report("loading", None)
-        inputs = user_files.load_array(calibration)
+        inputs = None if calibration is None else user_files.load_array(calibration)
         loaded = user_files.load_model(model)
         report("packing", None)
         import hwgen
 
-        packed = hwgen.pack(loaded, calibration=inputs)
+        packed = hwgen.pack(loaded, calibration=inputs, power_of_two=power_of_two)
         packed.save(out)
     _print_network(packed, json, str(out))
 
@@ -262,6 +270,62 @@ def report(
         return
     _print_network(packed, False, str(source))
     _print_figures(f"{source}: expected", {**manifest.expected, "content_hash": manifest.content_hash}, False)
+
+
+@app.command()
+def audit(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA.npz",
+            help="Labelled inputs: x, float32 (N, ...); y, integers (N,) from 0; if you like classes, their names.",
+        ),
+    ],
+    dense: Annotated[
+        str, typer.Option("--dense", metavar="MODEL", help="The reference: an .onnx file or file.py:callable.")
+    ],
+    sparse: Annotated[
+        str | None, typer.Option("--sparse", metavar="MODEL", help="The pruned model, before quantisation.")
+    ] = None,
+    int8: Annotated[str | None, typer.Option("--int8", metavar="MODEL", help="The packed network, .hwpack.")] = None,
+    noise: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--noise",
+            min=0,
+            help="A level of added noise, in deviations of the input; give it several times. Default: 0.1 0.2 0.5 1.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the noise.")] = 0,
+    json: Json = False,
+) -> None:
+    """Compare dense, sparse and packed network on labelled inputs: by class, by confidence, under noise.
+
+    Classes that lose more than five points against the dense network come first. Each model may be an .onnx file (with
+    onnxruntime installed), an .hwpack file, or file.py:callable as for hwgen pack.
+    """
+    from hwgen import user_files
+    from hwgen.audit import NOISE_LEVELS, predictor
+    from hwgen.audit import audit as evaluate
+    from hwgen.audit.tables import print_audit
+
+    given = {"dense": dense, "sparse": sparse, "int8": int8}
+    if sparse is None and int8 is None:
+        raise InputError("audit: has nothing to compare with the dense model; give --sparse or --int8 or both")
+    with terminal.progress() as report:
+        report("loading", None)
+        x, labels, classes = user_files.load_labelled(data)
+        models = {
+            name: predictor(source if source.endswith((".onnx", ".hwpack")) else user_files.load_model(source))
+            for name, source in given.items()
+            if source is not None
+        }
+        levels = NOISE_LEVELS if noise is None else noise
+        result = evaluate(models, x, labels, classes=classes, noise=levels, seed=seed, report=report)
+    if json:
+        terminal.print_json(result.to_json())
+    else:
+        print_audit(result)
 
 
 @app.command()

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.errors import DataError, ModelError
-from hwgen.float_network import AvgPool2d, Conv2d, Layer, Linear, Network, output_shape, trace
+from hwgen.calibration import Range, measure_ranges, without_identities
+from hwgen.float_network import AvgPool2d, Conv2d, Layer, Linear, Network
 from hwgen.format import network as integer
-from hwgen.format.io import check_floats
 from hwgen.format.network import (
     Flatten,
     Input,
@@ -26,7 +25,6 @@ from hwgen.format.shapes import input_tensor, output_of
 
 Scales = NDArray[np.float64]
 
-BATCH = 64  # samples of calibration data in flight, which bounds memory
 MAX_SHIFT = 47
 MAX_MULTIPLIER = 2**16 - 1
 # A channel that would need a smaller multiplier gets a larger weight scale instead: 128 bounds the error of rounding
@@ -53,16 +51,44 @@ def quantise(network: Network, calibration: NDArray[np.floating], *, power_of_tw
         DataError: calibration is empty, of another shape or dtype, or not finite.
         ModelError: a layer whose values cannot be represented.
     """
-    check_floats("calibration", calibration, network.input_shape)
-    if not len(calibration):
-        raise DataError("calibration: has no samples; give some typical inputs, a few hundred are enough")
-    # A double beyond float32's range becomes an infinity, which is reported.
-    with np.errstate(over="ignore"):
-        samples = calibration.astype(np.float32)
-    if not np.isfinite(samples).all():
-        raise DataError("calibration: contains NaN or infinity; every value must be a finite float32")
-    network = _without_identities(network)
-    ranges = _ranges(network, samples)
+    network = without_identities(network)
+    return round_network(network, measure_ranges(network, calibration), power_of_two=power_of_two).network
+
+
+@dataclass(frozen=True, eq=False)
+class LayerScales:
+    """What one step of a layer's integers stands for.
+
+    Attributes:
+        weight: float64 (outputs,), of the weights.
+        sums: float64 (outputs,), of the bias and the sums: the weight's scale times the input's.
+    """
+
+    weight: Scales
+    sums: Scales
+
+
+@dataclass(frozen=True, eq=False)
+class RoundedNetwork:
+    """An integer network and the scales of its weights, which it needs no more, but training does.
+
+    Attributes:
+        network: the integer network.
+        scales: of each Linear and Conv2d, by name.
+    """
+
+    network: IntegerNetwork
+    scales: dict[str, LayerScales]
+
+
+def round_network(network: Network, ranges: Sequence[Range], *, power_of_two: bool = False) -> RoundedNetwork:
+    """Rounds a network whose ranges are known; the same ranges and weights always give the same integers.
+
+    Args:
+        network: the float network, from `without_identities`.
+        ranges: of its input and of each layer's output, from `measure_ranges`.
+        power_of_two: as for `quantise`.
+    """
     signed = ranges[0].low < 0
     first = Input(network.input_shape, _activation_scale(ranges[0], signed) or 1.0, signed)
     chain = _Chain(first, power_of_two)
@@ -70,29 +96,7 @@ def quantise(network: Network, calibration: NDArray[np.floating], *, power_of_tw
     for number, segment in enumerate(segments):
         done += len(segment)
         chain.append_segment(segment, ranges[done], last=number == len(segments) - 1)
-    return IntegerNetwork(first, tuple(chain.layers), chain.output_scale(), network.head)
-
-
-@dataclass(frozen=True)
-class _Range:
-    low: float
-    high: float
-
-
-def _without_identities(network: Network) -> Network:
-    shape = network.input_shape
-    kept: list[Layer] = []
-    for layer in network.layers:
-        identity = False
-        if isinstance(layer, KWinners):
-            competitors = shape[0] if layer.local else int(np.prod(shape))
-            identity = layer.k >= competitors
-        elif isinstance(layer, Flatten):
-            identity = len(shape) == 1
-        if not identity:
-            kept.append(layer)
-            shape = output_shape(layer, shape)
-    return Network(network.input_shape, tuple(kept), network.head)
+    return RoundedNetwork(IntegerNetwork(first, tuple(chain.layers), chain.output_scale(), network.head), chain.scales)
 
 
 def _segments(layers: Sequence[Layer]) -> list[list[Layer]]:
@@ -105,23 +109,7 @@ def _segments(layers: Sequence[Layer]) -> list[list[Layer]]:
     return segments
 
 
-def _ranges(network: Network, x: NDArray[np.float32]) -> list[_Range]:
-    """Smallest and largest value of the input and of each layer's output."""
-    low = np.full(len(network.layers) + 1, np.inf)
-    high = -low
-    for start in range(0, len(x), BATCH):
-        batch = x[start : start + BATCH]
-        low[0], high[0] = min(low[0], batch.min()), max(high[0], batch.max())
-        # Overflow is reported below, by name.
-        with np.errstate(over="ignore", invalid="ignore"):
-            for index, (layer, values) in enumerate(trace(network, batch), start=1):
-                low[index], high[index] = min(low[index], values.min()), max(high[index], values.max())
-                if not np.isfinite(values.sum(dtype=np.float64)):
-                    raise ModelError(f"layer {layer.name!r}: its values overflow float32 on the calibration data")
-    return [_Range(float(a), float(b)) for a, b in zip(low, high, strict=True)]
-
-
-def _activation_scale(values: _Range, signed: bool) -> float:
+def _activation_scale(values: Range, signed: bool) -> float:
     """The smallest scale whose 8-bit range holds all of `values`; 0 where they are all 0."""
     scale = max(values.high / 127, -values.low / 128) if signed else values.high / 255
     return scale if scale > np.finfo(np.float32).tiny else 0.0
@@ -132,6 +120,7 @@ class _Chain:
 
     def __init__(self, first: Input, power_of_two: bool) -> None:
         self.layers: list[integer.Layer] = []
+        self.scales: dict[str, LayerScales] = {}
         self._tensor = input_tensor(first)
         self._scale = first.scale
         self._signed = first.signed
@@ -146,7 +135,7 @@ class _Chain:
         # A Flatten after the last sums leaves the positions of a channel next to one another.
         return np.repeat(self._sums_scale, channels // len(self._sums_scale))
 
-    def append_segment(self, segment: Sequence[Layer], values: _Range, *, last: bool) -> None:
+    def append_segment(self, segment: Sequence[Layer], values: Range, *, last: bool) -> None:
         """Appends a layer that computes sums and the layers that choose among values up to the next one.
 
         Args:
@@ -161,9 +150,8 @@ class _Chain:
             return
         tail = segment[1:]
         if last and not isinstance(head, AvgPool2d) and all(isinstance(layer, MaxPool2d | Flatten) for layer in tail):
-            weights = _round_weights(head, self._scale, None, self._power_of_two)
-            self._append(_integer_layer(head, weights))
-            self._sums_scale = weights.sums_scale
+            self._append_sums(head, None)
+            self._sums_scale = self.scales[head.name].sums
             self._append_choices(tail)
             return
         # Max-pools commute with ReLU and requantisation, and leave fewer values to requantise.
@@ -179,15 +167,19 @@ class _Chain:
             self._append(SumPool2d(head.name, head.kernel, head.stride, head.padding, head.ceil_mode))
             rescale = _rescale_pool(self._scale / head.divisor, self._tensor.shape[0], wanted, self._power_of_two)
         else:
-            weights = _round_weights(head, self._scale, wanted, self._power_of_two)
-            self._append(_integer_layer(head, weights))
-            rescale = weights.rescale
+            rescale = self._append_sums(head, wanted)
         for layer in leading:
             if isinstance(layer, MaxPool2d):
                 self._append(layer)
         self._append(Requantise(f"{head.name}.requantise", rescale.multiplier, rescale.shift, signed))
         self._scale, self._signed = rescale.scale, signed
         self._append_choices(rest)
+
+    def _append_sums(self, layer: Linear | Conv2d, wanted: float | None) -> _Rescale:
+        weights = _round_weights(layer, self._scale, wanted, self._power_of_two)
+        self._append(_integer_layer(layer, weights))
+        self.scales[layer.name] = weights.scales
+        return weights.rescale
 
     def _append_choices(self, layers: Sequence[Layer]) -> None:
         for layer in layers:
@@ -210,13 +202,13 @@ class _Weights:
     Attributes:
         weight: int8, of the float weight's shape.
         bias: int32 (outputs,).
-        sums_scale: (outputs,), real value of one step of the sums.
+        scales: of the weights and sums.
         rescale: of the sums; means nothing where they are the network's output.
     """
 
     weight: NDArray[np.int8]
     bias: NDArray[np.int32]
-    sums_scale: Scales
+    scales: LayerScales
     rescale: _Rescale
 
 
@@ -256,7 +248,7 @@ def _round_weights(layer: Linear | Conv2d, input_scale: float, wanted: float | N
     sums_scale = input_scale * scale
     weight = np.rint(rows / scale[:, None]).reshape(layer.weight.shape)
     bias = np.rint(layer.bias / sums_scale)
-    return _Weights(weight.astype(np.int8), bias.astype(np.int32), sums_scale, rescale)
+    return _Weights(weight.astype(np.int8), bias.astype(np.int32), LayerScales(scale, sums_scale), rescale)
 
 
 def _natural_scales(rows: Scales, bias: Scales, input_scale: float) -> Scales:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from hwgen.errors import DataError, InputError
+
+# Of one array in an archive: a small file may unpack to any size.
+LARGEST_ARRAY = 1 << 32
 
 
 def load_model(source: str) -> Any:
@@ -90,6 +95,50 @@ def load_array(path: Path) -> np.ndarray:
         raise DataError(f"{path}: not a .npy file of numbers ({reason}); write it with numpy.save") from None
     if array.dtype.kind not in "biuf":
         raise DataError(f"{path}: holds {array.dtype}, not numbers; write it with numpy.save")
+    return array
+
+
+def load_labelled(path: Path) -> tuple[np.ndarray, np.ndarray, list[str] | None]:
+    """Inputs `x`, labels `y` and, where the file has them, names `classes`, of an .npz file.
+
+    Raises:
+        DataError: no such file, not an .npz file, without x or y, or an array that is too large or not of numbers.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            x, y = (_load_member(path, archive, name, "biuf") for name in ("x", "y"))
+            named = "classes.npy" in archive.namelist()
+            classes = _load_member(path, archive, "classes", "U") if named else None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; give an .npz file with arrays x and y") from None
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path}: not an .npz file, or a damaged one ({error}); write it with numpy.savez") from None
+    if classes is not None and classes.ndim != 1:
+        raise DataError(f"{path}: classes must be one list of names, not of shape {classes.shape}")
+    return x, y, None if classes is None else classes.tolist()
+
+
+def _load_member(path: Path, archive: zipfile.ZipFile, name: str, kinds: str) -> np.ndarray:
+    try:
+        info = archive.getinfo(f"{name}.npy")
+    except KeyError:
+        found = ", ".join(sorted(member.removesuffix(".npy") for member in archive.namelist())[:8]) or "nothing"
+        raise DataError(
+            f"{path}: has no array {name}, but {found}; write it with numpy.savez(path, x=..., y=...)"
+        ) from None
+    if info.file_size > LARGEST_ARRAY:
+        raise DataError(
+            f"{path}: {name} takes {info.file_size:,} bytes, more than {LARGEST_ARRAY:,}; give fewer inputs"
+        )
+    try:
+        with archive.open(info) as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    # A header that promises more than there is, an unknown compression or a password.
+    except (ValueError, EOFError, MemoryError, NotImplementedError, RuntimeError, zlib.error) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path}: {name} cannot be read ({reason}); write it with numpy.savez") from None
+    if array.dtype.kind not in kinds:
+        raise DataError(f"{path}: {name} holds {array.dtype}, not {'names' if kinds == 'U' else 'numbers'}")
     return array
 
 

@@ -98,7 +98,7 @@ def train(progress: Progress | None = None, *, recipe: Recipe | None = None) -> 
     with _one_thread():
         if not _load(path, networks):
             for order, (name, network) in enumerate(networks.items()):
-                _fit(
+                fit(
                     network,
                     torch.from_numpy(train_x),
                     torch.from_numpy(train_y),
@@ -179,9 +179,10 @@ def _network(recipe: Recipe, *activations: nn.Module) -> nn.Module:
         )
 
 
-def _fit(
+def fit(
     network: nn.Module, images: torch.Tensor, labels: torch.Tensor, recipe: Recipe, report: Callable[[float], None]
 ) -> None:
+    """Trains the network in place on images (N, 1, 8, 8) as the recipe says; report is told the share that is done."""
     generator = torch.Generator().manual_seed(recipe.seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     # A last batch of a few images would upset batch norm: it is left out, another one each epoch.

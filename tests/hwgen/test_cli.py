@@ -68,7 +68,7 @@ def one_line(err: str) -> str:
     return last
 
 
-@pytest.mark.parametrize("command", [None, "demo", "pack", "plan", "generate", "simulate", "run", "report"])
+@pytest.mark.parametrize("command", [None, "demo", "pack", "plan", "generate", "simulate", "run", "report", "audit"])
 def test_every_command_has_help(hwgen, command):
     code, out, _ = hwgen(*([command] if command else []), "--help")
     assert code == 0
@@ -307,3 +307,130 @@ def test_progress_goes_to_standard_error_only(hwgen, folder):
     assert code == 0
     json.loads(out)
     assert "planning" in err
+
+
+@pytest.fixture(scope="module")
+def labelled(folder):
+    """Inputs whose labels are what the model answers, with names of the classes."""
+    import torch
+
+    sys.path.insert(0, str(folder))
+    try:
+        from net import make
+    finally:
+        sys.path.remove(str(folder))
+    x = np.load(folder / "x.npy", allow_pickle=False)
+    with torch.no_grad():
+        y = make()(torch.from_numpy(x)).numpy().argmax(axis=1)
+    np.savez(folder / "labelled.npz", x=x, y=y, classes=np.array(["up", "down", "left"]))
+    return folder / "labelled.npz"
+
+
+def test_audit_prints_tables_or_json(hwgen, folder, labelled):
+    models = ("--dense", f"{folder}/net.py:make", "--int8", folder / "net.hwpack")
+    code, text, err = hwgen("audit", labelled, *models, "--noise", "0.5", "--noise", "2", "--seed", 1, "--json")
+    assert code == 0, err
+    figures = json.loads(text)
+    assert next(iter(figures)) == "worse"
+    assert figures["inputs"] == 40 and figures["classes"] == ["up", "down", "left"]
+    assert list(figures["models"]) == ["dense", "int8"]
+    assert figures["models"]["dense"]["accuracy"] == 1.0
+    assert [level["level"] for level in figures["noise"]] == [0.5, 2.0]
+    wrong = 40 - round(40 * figures["models"]["int8"]["accuracy"])
+    assert figures["models"]["int8"]["lost"] == wrong == len(figures["differences"])
+    code, text, err = hwgen("audit", labelled, *models)
+    assert code == 0, err
+    assert "down" in text and "calibration error" in text
+    assert ("same answer for every input" in text) == (not figures["differences"])
+    # What is worse is the first to be read.
+    assert text.lstrip().startswith(("No class loses", "Classes that lose"))
+
+
+def test_audit_names_worse_classes_first(hwgen, folder, labelled, tmp_path):
+    with np.load(labelled, allow_pickle=False) as arrays:
+        np.savez(tmp_path / "nameless.npz", x=arrays["x"], y=arrays["y"])
+    # It always answers the first class.
+    (tmp_path / "worse.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def make():\n    layer = nn.Linear(6, 3)\n    layer.weight.data.zero_()\n"
+        "    layer.bias.data = torch.tensor([1.0, 0.0, 0.0])\n    return layer\n"
+    )
+    options = ("--dense", f"{folder}/net.py:make", "--sparse", f"{tmp_path}/worse.py:make")
+    code, text, err = hwgen("audit", tmp_path / "nameless.npz", *options)
+    assert code == 0, err
+    assert text.lstrip().startswith("Classes that lose more than 5 points against dense")
+    assert "The models differ on" in text and "Most frequent confusions" in text
+    code, text, _ = hwgen("audit", tmp_path / "nameless.npz", *options, "--json")
+    assert {worse["name"] for worse in json.loads(text)["worse"]} <= {"1", "2"}
+    assert all(worse["points"] == 100.0 for worse in json.loads(text)["worse"])
+
+
+def test_audit_refuses_in_one_line(hwgen, folder, labelled, tmp_path):
+    import zipfile
+
+    x, y = np.zeros((3, 6), np.float32), np.zeros(3, int)
+    files = {
+        "objects.npz": {"x": x, "y": np.array([{}, {}, {}], dtype=object)},
+        "no_labels.npz": {"x": x},
+        "strings.npz": {"x": x, "y": np.array(["a", "b", "c"])},
+        "lengths.npz": {"x": x, "y": y[:2]},
+        "classes.npz": {"x": x, "y": y, "classes": np.array(["a", "b"])},
+        "labels.npz": {"x": x, "y": y + 3},
+        "shape.npz": {"x": x[:, :5], "y": y},
+    }
+    for name, arrays in files.items():
+        np.savez(tmp_path / name, **arrays)
+    (tmp_path / "text.npz").write_text("no archive")
+    (tmp_path / "cut.npz").write_bytes(labelled.read_bytes()[:-30])
+    # A header that promises a terabyte, in an archive of some bytes.
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive, archive.open("x.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (1 << 38,)})
+    dense, good = ("--dense", f"{folder}/net.py:make"), ("--int8", folder / "net.hwpack")
+    cases = [
+        (tmp_path / "objects.npz", (*dense, *good), "y cannot be read"),
+        (tmp_path / "no_labels.npz", (*dense, *good), "has no array y, but x"),
+        (tmp_path / "strings.npz", (*dense, *good), "y holds <U1, not numbers"),
+        (tmp_path / "lengths.npz", (*dense, *good), "3, but 2 labels"),
+        (tmp_path / "classes.npz", (*dense, *good), "has 2 names, but the models give 3 classes"),
+        (tmp_path / "labels.npz", (*dense, *good), "labels: contain 3"),
+        (tmp_path / "shape.npz", ("--dense", folder / "net.hwpack", *good), "does not fit the network"),
+        (tmp_path / "text.npz", (*dense, *good), "not an .npz file"),
+        (tmp_path / "cut.npz", (*dense, *good), "not an .npz file"),
+        (tmp_path / "bomb.npz", (*dense, *good), "x cannot be read"),
+        (tmp_path / "missing.npz", (*dense, *good), "missing.npz: No such file"),
+        (labelled, dense, "nothing to compare"),
+        (labelled, (*dense, "--int8", "net.pt"), "net.pt"),
+        (labelled, (*dense, "--int8", tmp_path / "missing.hwpack"), "missing.hwpack"),
+        (labelled, (*dense, "--sparse", tmp_path / "missing.onnx"), "missing.onnx: there is no such file"),
+    ]
+    for data, options, message in cases:
+        code, out, err = hwgen("audit", data, *options)
+        assert (code, out) == (2, ""), (data, err)
+        assert message in one_line(err)
+
+
+def test_an_array_that_is_too_large_is_not_read(hwgen, folder, labelled, monkeypatch):
+    monkeypatch.setattr("hwgen.user_files.LARGEST_ARRAY", 100)
+    code, _, err = hwgen("audit", labelled, "--dense", f"{folder}/net.py:make", "--int8", folder / "net.hwpack")
+    assert code == 2
+    assert "x takes 1,088 bytes, more than 100" in one_line(err)
+
+
+def test_pack_takes_scales_of_powers_of_two_and_fine_tuned_models(hwgen, folder, tmp_path):
+    from hwgen.format.network import Requantise
+    from hwgen.format.packed import PackedNetwork
+
+    model, x, out = f"{folder}/net.py:make", folder / "x.npy", tmp_path / "net.hwpack"
+    code, _, err = hwgen("pack", model, "--calibration", x, "--power-of-two", "--out", out)
+    assert code == 0, err
+    layers = [layer for layer in PackedNetwork.load(out).network.layers if isinstance(layer, Requantise)]
+    assert layers and all((layer.multiplier == 1).all() for layer in layers)
+    (tmp_path / "tuned.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(folder)!r})\nimport numpy as np, hwgen\nfrom net import make\n"
+        f"def tuned():\n    return hwgen.quantisation_aware(make(), np.load({str(x)!r}), power_of_two=True)\n"
+    )
+    code, _, err = hwgen("pack", f"{tmp_path}/tuned.py:tuned", "--out", tmp_path / "tuned.hwpack")
+    assert code == 0, err
+    assert (tmp_path / "tuned.hwpack").read_bytes() == out.read_bytes()
+    code, _, err = hwgen("pack", model, "--out", out)
+    assert code == 2 and "calibration: is missing" in one_line(err)

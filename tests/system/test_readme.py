@@ -1,4 +1,4 @@
-"""What the README tells a reader to type works as it stands there."""
+"""What the README and the pages beside it tell a reader to type works as it stands there."""
 
 from __future__ import annotations
 
@@ -50,6 +50,13 @@ def test_the_python_example_runs(project):
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     (project / "example.py").write_text(example)
     assert "words=16" in call(project, "example.py")
+
+
+@pytest.mark.parametrize("page", ["finetuning", "audit"])
+def test_the_examples_of_pages_run(project, page):
+    (example,) = re.findall(r"```python\n(.*?)```", (README.parent / f"docs/{page}.md").read_text(), re.DOTALL)
+    (project / "example.py").write_text(example)
+    call(project, "example.py")
 
 
 def test_the_commands_run_in_their_order(project):

@@ -78,6 +78,37 @@ def evaluate(
         terminal.print_table("Each class", columns, classes)
 
 
+@app.command()
+def audit(
+    data: Data,
+    trained: Annotated[Path | None, typer.Option(help="Folder that `train` wrote; what the package ships.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the networks on speakers whom they never heard: by class, by confidence, under noise, one by one."""
+    with _errors():
+        with terminal.progress() as report:
+            from hwgen.audit import audit as compare
+            from hwgen.audit import predictor
+            from hwgen.examples.gsc import trained as files
+            from hwgen.examples.gsc import training
+            from hwgen.examples.gsc.recordings import CLASSES, load, never_heard
+
+            networks = files.load(trained or files.SHIPPED)
+            new = never_heard(load(data, report), set(networks.record["speakers"]))
+            report("computing spectrograms", None)
+            models = {
+                name: predictor(model)
+                for name, model in (("dense", networks.dense), ("sparse", networks.sparse), ("int8", networks.packed))
+            }
+            result = compare(models, training.spectrograms(new), new.labels, classes=CLASSES, report=report)
+        if as_json:
+            terminal.print_json(result.to_json())
+        else:
+            from hwgen.audit.tables import print_audit
+
+            print_audit(result)
+
+
 def _text(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 

@@ -197,6 +197,11 @@ def test_the_command_prints_json(folder_of_trained, folder, tmp_path):
     assert done.exit_code == 0, done.output
     figures = json.loads(done.stdout)
     assert figures["recordings"] == 12 * (SPEAKERS - 1) and figures["accuracy_hardware"] is None
+    done = CliRunner().invoke(app, ["audit", "--data", str(folder), "--trained", str(folder_of_trained), "--json"])
+    assert done.exit_code == 0, done.output
+    audited = json.loads(done.stdout)
+    for kind in ("dense", "sparse", "int8"):
+        assert 100 * audited["models"][kind]["accuracy"] == pytest.approx(figures[f"accuracy_{kind}"])
     with pytest.raises(InputError, match="no trained networks: make them with"):
         trained.load(tmp_path)
     (folder_of_trained / trained.DENSE).write_bytes(b"nonsense")

@@ -153,7 +153,7 @@ def run(pattern: str, schedule: str, seed: int, steps: int) -> Cell:
     )
 
 
-def network() -> nn.Module:
+def network() -> nn.Sequential:
     """The dense network, (N, 1, 20, 20) -> (N, 10)."""
     return nn.Sequential(
         OrderedDict(
@@ -240,13 +240,17 @@ def summarise(cells: list[Cell]) -> list[dict[str, object]]:
 
 
 def print_markdown(rows: list[dict[str, object]]) -> None:
-    print("| pattern | sparsity | schedule | accuracy | packing efficiency | cycles | multipliers |")
-    print("|---|---:|---|---:|---:|---:|---:|")
-    for row in rows:
-        print(
-            f"| {row['pattern']} | {row['sparsity']:.1%} | {row['schedule']} | {row['accuracy']:.1%} | "
-            f"{row['efficiency']:.1%} | {row['cycles']:,} | {row['multipliers']} |"
-        )
+    """A line for each pattern, a column for each schedule."""
+    print("Accuracy / packing efficiency / planned cycles.\n")
+    print("|", " | ".join(["pattern", *SCHEDULES]), "|")
+    print("|---|" + "---:|" * len(SCHEDULES))
+    cells = {
+        (row["pattern"], row["schedule"]): f"{row['accuracy']:.1%} / {row['efficiency']:.0%} / {row['cycles']:,}"
+        for row in rows
+    }
+    for pattern in PATTERNS:
+        print("|", " | ".join([pattern, *(cells.get((pattern, schedule), "") for schedule in SCHEDULES)]), "|")
+    print("\nDense:", cells["none", "none"])
 
 
 def wanted(seeds: int) -> list[tuple[str, str, int]]:

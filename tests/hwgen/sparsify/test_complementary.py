@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from hwgen.errors import InputError
 from hwgen.packing import pack_mask
 from hwgen.sparsify import Complementary, complementary_mask
 from hwgen.sparsify.grouping_kernels import conflicts
@@ -88,6 +89,52 @@ def test_assignments_are_the_optimum_of_their_sets(layer) -> None:
     members = sets == 1
     best = brute_force.best_of_set(score[members], columns // kernels)
     assert score[members][mask[members]].sum() == pytest.approx(best)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    outputs=st.integers(1, 13),
+    columns=st.integers(4, 13),
+    kernels=st.integers(1, 4),
+    ties=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_given_sets_keep_their_members_and_get_their_best_columns(outputs, columns, kernels, ties, seed) -> None:
+    rng = np.random.default_rng(seed)
+    score = rng.integers(0, 3, (outputs, columns)).astype(float) if ties else rng.random((outputs, columns))
+    pattern, places = Complementary(kernels), -(-outputs // kernels) * kernels
+    sets = rng.permutation(places)[:outputs] // kernels
+    mask, kept = pattern.project_sets(score, sets=sets)
+    assert np.array_equal(kept, sets) and pattern.check(mask, sets)
+    for target in np.unique(sets):
+        members = sets == target
+        best = brute_force.best_of_set(score[members], columns // kernels)
+        assert score[members][mask[members]].sum() == pytest.approx(best)
+
+
+@pytest.mark.parametrize("layer", ["conv1", "conv2"])
+def test_the_short_search_is_legal_and_not_far_behind(layer) -> None:
+    outputs, columns, kernels, _ = LAYERS[layer]
+    pattern, score = Complementary(kernels), realistic(outputs, columns, seed=5)
+    mask, sets = pattern.project_sets(score, thorough=False)
+    assert pattern.check(mask, sets)
+    most = score[pattern.project(score)].sum()
+    assert 0.95 * most < score[mask].sum() < most
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ([0, 0, 0, 1], "sets: must be from 0 to 1, each of at most 2 outputs"),
+        ([0, 0, 1, 2], "sets: must be from 0 to 1"),
+        ([0, 0, -1, 1], "sets: must be from 0 to 1"),
+        ([0, 0, 1], "sets: must be 4 integers"),
+        ([0.0, 0.0, 1.0, 1.0], "sets: must be 4 integers, one an output, not float64"),
+    ],
+)
+def test_sets_that_cannot_be_are_refused(sets, message) -> None:
+    with pytest.raises(InputError, match=message):
+        Complementary(2).project_sets(np.ones((4, 6)), sets=np.array(sets))
 
 
 @pytest.mark.parametrize("layer", LAYERS)

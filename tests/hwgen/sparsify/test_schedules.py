@@ -53,8 +53,8 @@ SCHEDULES = {
     "one-shot by saliency": lambda *args: OneShot(*args, at=4, importance="saliency"),
     "gradual": lambda *args: GradualMagnitude(*args, begin=1, end=10, every=3),
     "gradual by saliency": lambda *args: GradualMagnitude(*args, begin=1, end=10, every=3, importance="saliency"),
-    "RigL": lambda *args: RigL(*args, end=10, every=2, share=0.4),
-    "fixed random": lambda *args: FixedRandom(*args, rescale=True),
+    "RigL": lambda *args, seed=0: RigL(*args, end=10, every=2, share=0.4, seed=seed),
+    "fixed random": lambda *args, seed=0: FixedRandom(*args, rescale=True, seed=seed),
 }
 LAYERS = ("conv", "hidden")
 
@@ -327,16 +327,17 @@ def test_random_masks_follow_the_seed_and_rescaling_keeps_the_variance() -> None
 @pytest.mark.parametrize("kind", SCHEDULES)
 @pytest.mark.parametrize("stop", [1, 5, 11])
 def test_training_resumes_with_the_same_masks(kind, stop) -> None:
-    def make(model):
-        return SCHEDULES[kind](model, {"conv": Complementary(4), "hidden": TileWise(4)}, {"hidden": 0.75})
+    def make(model, **seed):
+        return SCHEDULES[kind](model, {"conv": Complementary(4), "hidden": TileWise(4)}, {"hidden": 0.75}, **seed)
 
     whole = Loop(make).run(14)
     first = Loop(make).run(stop)
     file = io.BytesIO()
     torch.save([part.state_dict() for part in (first.model, first.optimiser, first.schedule)], file)
     file.seek(0)
-    # Other initial weights, so that nothing comes from the constructor.
-    second = Loop(make, seed=1)
+    # Other initial weights and random masks, so that nothing comes from the constructor.
+    other = {"seed": 1} if kind in ("RigL", "fixed random") else {}
+    second = Loop(lambda model: make(model, **other), seed=1)
     for part, state in zip(
         (second.model, second.optimiser, second.schedule), torch.load(file, weights_only=True), strict=True
     ):

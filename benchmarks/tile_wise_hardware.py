@@ -37,7 +37,6 @@ class Figures:
         cycles, multipliers: of the plan.
         utilisation: non-zero weights / (cycles * multipliers).
         folds, parallel, steps, readers: of the MAC engine.
-        routed: whether kernel IDs are stored and products routed by them.
         weight_bits: of the weight memories.
         lut, block_ram: estimated for the ECP5.
     """
@@ -51,7 +50,6 @@ class Figures:
     parallel: int
     steps: int
     readers: int
-    routed: bool
     weight_bits: int
     lut: int
     block_ram: int
@@ -98,7 +96,6 @@ def main(
                             parallel=mac.parallel,
                             steps=mac.steps,
                             readers=mac.readers,
-                            routed=mac.routed,
                             weight_bits=mac.weight_bits,
                             lut=round(taken.lut),
                             block_ram=round(taken.block_ram),

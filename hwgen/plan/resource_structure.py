@@ -126,7 +126,8 @@ def _mac(stage: stages.Mac, family: str, target: Target) -> Structure:
     lanes = stage.multipliers // sets
     per_reader = lanes // readers
     places, width = lanes * sets, stage.accumulator_bits
-    kernel_bits = bits_for(kernels) if stage.routed else 0
+    routed = stage.routed and kernels > 1
+    kernel_bits = bits_for(kernels) if routed else 0
     positions = window.map[0] * window.map[1]
     payload = (
         _VALUE_BITS + max(1, bits_for(stage.index_size)) if listed else _VALUE_BITS * per_reader // stage.beats_per_row
@@ -168,7 +169,7 @@ def _mac(stage: stages.Mac, family: str, target: Target) -> Structure:
     }
     nodes = (lanes - 1) * sets
     adders = adder(width, family)
-    if not stage.routed:
+    if not routed:
         kind = "mac single"
         memories += memory(family, stage.banks, width * sets, asynchronous=True)
         amounts |= {"sums": nodes * adders, "accumulators": sets * adders, "results": sets * width}

@@ -99,7 +99,7 @@ class Mac(Stage):
         steps: a group (one position and fold); interval: cycles a group.
         banks: of accumulators.
         accumulator_bits: two's complement.
-        routed: whether kernels other than the first of each set have weights; if not, kernel IDs are not stored.
+        routed: False where of several kernels a set only the first has weights: kernel IDs are not stored.
         serial: one bank of accumulators, drained between two groups.
         weight_bits: in weight memories, kernel IDs included.
         nonzeros: weights in them that were not pruned; 0 where that is not known.
@@ -127,7 +127,7 @@ class Mac(Stage):
     weight_bits: int
     in_layout: Layout
     layout: Layout
-    routed: bool
+    routed: bool = True
     serial: bool = False
     nonzeros: int = 0
 

@@ -127,7 +127,7 @@ def round_trip(stage: Mac) -> int:
     `under_way`.
     """
     lanes = stage.multipliers // stage.parallel
-    levels = 0 if stage.routed else (lanes - 1).bit_length()
+    levels = 0 if stage.routed and stage.kernels > 1 else (lanes - 1).bit_length()
     return stage.steps + (12 if stage.stream_lanes is None else 9) + levels + stage.kernels + 1
 
 
@@ -195,7 +195,11 @@ def unit(case: Case) -> tuple[wiring.Component, Expected]:
     beats = to_stream(case, stage, x)
     in_word = len(beats) // WORDS
     levels = (stage.multipliers // stage.parallel - 1).bit_length()
-    latency += stage.steps + (12 if case.listed else 9) + (2 + max(1, levels) if stage.routed else levels + 3)
+    latency += (
+        stage.steps
+        + (12 if case.listed else 9)
+        + (2 + max(1, levels) if stage.routed and stage.kernels > 1 else levels + 3)
+    )
     return accelerator(Plan(board=None, mode="auto", stages=stages, output=output), packed), Expected(
         name=f"{case.name}: {stage}",
         x=beats,

@@ -37,6 +37,7 @@ class Figures:
         cycles, multipliers: of the plan.
         utilisation: non-zero weights / (cycles * multipliers).
         folds, parallel, steps, readers: of the MAC engine.
+        routed: whether kernel IDs are stored and products routed by them.
         weight_bits: of the weight memories.
         lut, block_ram: estimated for the ECP5.
     """
@@ -50,6 +51,7 @@ class Figures:
     parallel: int
     steps: int
     readers: int
+    routed: bool
     weight_bits: int
     lut: int
     block_ram: int
@@ -96,6 +98,7 @@ def main(
                             parallel=mac.parallel,
                             steps=mac.steps,
                             readers=mac.readers,
+                            routed=mac.routed and mac.kernels > 1,
                             weight_bits=mac.weight_bits,
                             lut=round(taken.lut),
                             block_ram=round(taken.block_ram),

@@ -122,18 +122,21 @@ class Accumulators(wiring.Component):
             flags = Signal(3)
             m.d.sync += flags.eq(Cat(valid, first, last))
             valid, first, last = flags[0], flags[1], flags[2]
-        results = Memory(shape=data.ArrayLayout(self.shape, self.sets), depth=self.banks, init=[])
+        # Kernels without weights leave as a last row that nobody writes: a multiplexer would cost a LUT a bit.
+        depth = self.banks + (self.kernels > 1)
+        results = Memory(shape=data.ArrayLayout(self.shape, self.sets), depth=depth, init=[])
         m.submodules.results = results
         write, read = results.write_port(), results.read_port(domain="comb")
         m.d.sync += done.eq(valid & last)
-        m.d.comb += [write.addr.eq(bank), write.en.eq(done), read.addr.eq(drained)]
+        m.d.comb += [write.addr.eq(bank), write.en.eq(done)]
+        m.d.comb += read.addr.eq(Mux(kernel == 0, drained, self.banks))
         for index, column in enumerate(terms):
             accumulator = Signal(self.shape, name=f"accumulator_{index}")
             with m.If(valid):
                 m.d.sync += accumulator.eq(Mux(first, 0, accumulator) + column[0])
             m.d.comb += write.data[index].eq(accumulator)
         # A view's elements must become signals once: indexing anew in the tree would lose nothing but time.
-        return [[Mux(kernel == 0, read.data[index], 0)] for index in range(self.sets)]
+        return [[read.data[index]] for index in range(self.sets)]
 
     def _routed(self, m, done, bank, drain_address):
         """Several kernels a set: a RAM for each lane and set, read, added to and written in one cycle."""

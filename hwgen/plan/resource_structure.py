@@ -171,7 +171,7 @@ def _mac(stage: stages.Mac, family: str, target: Target) -> Structure:
     adders = adder(width, family)
     if not routed:
         kind = "mac single"
-        memories += memory(family, stage.banks, width * sets, asynchronous=True)
+        memories += memory(family, stage.banks + (kernels > 1), width * sets, asynchronous=True)
         amounts |= {"sums": nodes * adders, "accumulators": sets * adders, "results": sets * width}
     elif stage.serial:
         kind = "mac serial"

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from rtl_templates import streams
 from rtl_templates.target import target
-from rtl_templates.trees import any_of
+from rtl_templates.trees import any_of, lowest_one
 
 # Of the FIFO: what a row of LUT RAM has.
 _PLACES = 16
@@ -102,14 +102,14 @@ class EntryEmitter(wiring.Component):
         move, is_last, ended = controls[0].move, controls[0].is_last, Signal(init=1)
         fetch, lowest = Signal(), Signal(lanes)
         m.d.comb += [
-            lowest.eq(group_marks & -group_marks),
+            lowest.eq(lowest_one(group_marks)),
             fetch.eq(move & (ended | (group_marks == lowest))),
             self.x.ready.eq(controls[0].ready),
         ]
         with m.If(move):
             m.d.sync += [ended.eq(is_last), group_marks.eq(group_marks & ~lowest)]
         of_either, next_picked = Signal(groups), Signal(2 * groups)
-        m.d.comb += [of_either.eq(picked[:groups] | picked[groups:]), next_picked.eq(waiting & -waiting)]
+        m.d.comb += [of_either.eq(picked[:groups] | picked[groups:]), next_picked.eq(lowest_one(waiting))]
         with m.If(fetch):
             marks = self._parts(position.first, lanes) + self._parts(position.then, lanes)
             m.d.sync += [
@@ -126,7 +126,7 @@ class EntryEmitter(wiring.Component):
         with m.If(self.x.ready):
             marks = self._parts(self.x.payload.first, lanes) + self._parts(self.x.payload.then, lanes)
             marked_groups = Cat(part.any() for part in marks)
-            first_picked = marked_groups & -marked_groups
+            first_picked = lowest_one(marked_groups)
             m.d.sync += [waiting.eq(marked_groups & ~first_picked), picked.eq(first_picked)]
 
         m.d.sync += [

@@ -40,17 +40,15 @@ class PositionLoader(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         last_beat = len(self._layout) - 1
-        beat = Signal(range(len(self._layout)))
-        last = Signal()
+        # One bit a beat.
+        at = Signal(len(self._layout), init=1)
+        last = at[last_beat]
         m.d.comb += [
-            last.eq(beat == last_beat),
             self.y.valid.eq(self.x.valid & last),
             self.x.ready.eq(~last | self.y.ready),
         ]
         with m.If(self.x.valid & self.x.ready):
-            m.d.sync += beat.eq(beat + 1)
-            with m.If(last):
-                m.d.sync += beat.eq(0)
+            m.d.sync += at.eq(at.rotate_left(1))
         for number, row in enumerate(self._layout):
             for lane, channel in enumerate(row):
                 if channel == -1:
@@ -61,6 +59,7 @@ class PositionLoader(wiring.Component):
                 else:
                     held = Signal(self._shape, name=f"held_{channel}")
                     m.d.comb += self.y.payload[channel].eq(held)
-                    with m.If(self.x.valid & (beat == number)):
+                    # Until the beat has come: whether it has is known late, and would enable many registers.
+                    with m.If(at[number]):
                         m.d.sync += held.eq(value)
         return m

@@ -80,10 +80,10 @@ class SerialAccumulators(wiring.Component):
 
         # The sweep after reset is a drain that nobody sees.
         draining, kernel = Signal(init=1), Signal(range(self.kernels))
-        drain, emit, drained = Signal(), Signal(), Signal()
+        drain, emit, drained, swept = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             drain.eq(draining & ((kernel != 0) | results.room)),
-            emit.eq(drain & self.ready),
+            emit.eq(drain & swept),
             drained.eq(drain & (kernel == self.kernels - 1)),
             self.returned.eq(emit & (kernel == max(0, self.kernels - self.lead))),
             results.reserve.eq(emit),
@@ -91,7 +91,9 @@ class SerialAccumulators(wiring.Component):
         with m.If(drain):
             m.d.sync += kernel.eq(Mux(drained, 0, kernel + 1))
         with m.If(drained):
-            m.d.sync += [draining.eq(0), self.ready.eq(1)]
+            m.d.sync += [draining.eq(0), swept.eq(1)]
+        # Its readers are far away, and it changes once.
+        m.d.sync += self.ready.eq(swept)
         with m.If(self.valid & self.last):
             m.d.sync += draining.eq(1)
 

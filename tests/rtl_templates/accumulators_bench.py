@@ -15,7 +15,7 @@ P = parameters()
 BITS, LANES, SETS, KERNELS, BANKS = (P[name] for name in ("bits", "lanes", "sets", "kernels", "banks"))
 PLACES = LANES * SETS
 # Kernels that products go to.
-USED = KERNELS if P["routed"] else 1
+USED = KERNELS if P.get("routed", True) else 1
 LOW, HIGH = -(1 << (BITS - 1)), (1 << (BITS - 1)) - 1
 
 # A step is a (kernel ID, product) for every lane and set, lane-major; a group is a list of steps.

@@ -92,7 +92,7 @@ class Case:
     @property
     def sweep(self) -> int:
         """Cycles that the first word waits for the sweep after reset."""
-        return max(0, self.kernels - self.positions * self.beats - 1)
+        return max(0, self.kernels - self.positions * self.beats)
 
     def starts(self) -> list[int]:
         """First cycle of each group, when input comes a beat a cycle and output is taken at once."""

@@ -36,9 +36,8 @@ def with_copies(netlist: dict[str, Any], top: str) -> dict[str, Any]:
             if cell["port_directions"].get(port) == "input" and port not in _CONTROL:
                 for place, bit in enumerate(bits):
                     readers[bit].append((name, port, place))
-    following = 1 + max(
-        bit for cell in cells.values() for bits in cell["connections"].values() for bit in bits if isinstance(bit, int)
-    )
+    nets = (bit for cell in cells.values() for bits in cell["connections"].values() for bit in bits)
+    following = 1 + max((net for net in nets if isinstance(net, int)), default=0)
     for name in [name for name, cell in cells.items() if cell["type"] == "TRELLIS_FF"]:
         reading = sorted(readers[cells[name]["connections"]["Q"][0]], key=_natural)
         if len(reading) <= MOST_READERS:

@@ -247,4 +247,6 @@ def test_hwgen_imports_none_of_the_engines():
     pattern = re.compile(r"^\s*(import|from) (onnx|onnxruntime|openvino|deepsparse)\b", re.MULTILINE)
     for package in ("hwgen", "host", "sim", "boards", "rtl_templates"):
         for path in (ROOT / package).rglob("*.py"):
-            assert not pattern.search(path.read_text()), path
+            # An audit runs the user's own ONNX models, if the user has ONNX Runtime.
+            allowed = path == ROOT / "hwgen/audit/predictors.py"
+            assert allowed or not pattern.search(path.read_text()), path

@@ -161,7 +161,7 @@ def test_an_onnx_path(tmp_path):
 # Calibration data
 
 CALIBRATIONS = {
-    "none": (None, ("calibration", "NoneType")),
+    "none": (None, ("calibration", "missing")),
     "empty": (np.zeros((0, *SHAPE), np.float32), ("calibration", "samples")),
     "NaN": (np.full((2, *SHAPE), np.nan, np.float32), ("calibration", "NaN")),
     "a single word": (calibration()[0], ("calibration", "(N, C, H, W)")),

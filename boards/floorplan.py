@@ -84,7 +84,7 @@ def floorplan(
     Returns:
         Nothing for a device whose sites are not known here, for few blocks, and for more blocks than sites.
     """
-    # Families with the same numbers of blocks are the same silicon.
+    # um5g-85k has the blocks of 85k, in the same places.
     sites = SITES.get(device.rpartition("-")[2], {})
     names = list(cells)
     kinds = [cells[name]["type"] for name in names]

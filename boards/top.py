@@ -50,15 +50,15 @@ class Top(Elaboratable):
             m.submodules[name] = buffer = io.Buffer(direction, port)
             return buffer.i if direction == "i" else buffer.o
 
-        board = pins(platform)
-        lights = [pin("o", port, f"light{i}") for i, port in enumerate(board.lights)]
-        button = pin("i", board.button, "button")
+        ports = pins(platform)
+        lights = [pin("o", port, f"light{i}") for i, port in enumerate(ports.lights)]
+        button = pin("i", ports.button, "button")
 
         m.domains.sync = ClockDomain("sync")
         m.submodules.pll = pll = Pll(self._settings)
         m.submodules.reset = ResetSynchronizer(~pll.locked | button)
         m.d.comb += [
-            pll.clock_in.eq(pin("i", board.oscillator, "oscillator")),
+            pll.clock_in.eq(pin("i", ports.oscillator, "oscillator")),
             ClockSignal().eq(pll.clock_out),
         ]
 
@@ -74,7 +74,7 @@ class Top(Elaboratable):
             o_y__valid=link.y.valid,
             i_y__ready=link.y.ready,
         )
-        m.d.comb += [link.rx.eq(pin("i", board.rx, "rx")), pin("o", board.tx, "tx").eq(link.tx)]
+        m.d.comb += [link.rx.eq(pin("i", ports.rx, "rx")), pin("o", ports.tx, "tx").eq(link.tx)]
 
         lost, active = Signal(), Signal(LIGHT_BITS + 1)
         with m.If(link.lost):

@@ -56,8 +56,8 @@ class ListConv(wiring.Component):
         kernel_ids: int, same shape, below `kernels`.
         kernels: of a set.
         accumulator: shape; wide enough for every result (the packer proves it).
-        depth: lists that a lane's FIFO holds for each part, a power of two; None for a full block RAM, and for more where they are
-            needed to keep up with a producer that delivers a word's pixels evenly.
+        depth: lists that a lane's FIFO holds for each part, a power of two; None for a full block RAM, and for more
+            where they are needed to keep up with a producer that delivers a word's pixels evenly.
         offset: of ProductPair.
         unpaired: lanes, the first of the chain, with a multiplier for each product instead of one for two.
         parts: of a lane.

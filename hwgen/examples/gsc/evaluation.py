@@ -12,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import host
+from hwgen.audit import compare_outputs
 from hwgen.examples.gsc import training
 from hwgen.examples.gsc.recordings import CLASSES, Recordings, never_heard
 from hwgen.examples.gsc.trained import Trained
 from hwgen.generator import write
 from hwgen.plan import make_plan
-
-# Points that a class may be worse than in the dense network without a warning.
-WORSE = 5.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Evaluation:
         accuracy_int8: of the packed network, by the arithmetic of every device.
         accuracy_hardware: of `hardware_words` of the recordings, in the simulated hardware; None for no words.
         hardware_equals_int8: whether every output of the hardware was that of the arithmetic.
-        interval: half the 95 % interval of such an accuracy, from the number of recordings.
+        interval: half the 95 % interval of `accuracy_int8` (Wilson score).
         worse: classes that are more than five points worse than in the dense network, first of all to be read.
         per_class: by class, its recordings and the accuracy of each network.
     """
@@ -80,30 +78,30 @@ def evaluate(
         "sparse": training.predict(trained.sparse, x),
         "int8": integers,
     }
-    right = {name: output.argmax(axis=1) == labels for name, output in outputs.items()}
+    audit = compare_outputs(outputs, labels, classes=CLASSES)
     words = len(x) if hardware_words is None else min(hardware_words, len(x))
     # Evenly over the classes, which follow each other.
     chosen = np.linspace(0, len(x) - 1, words).round().astype(int) if words else np.zeros(0, int)
     hardware = _in_hardware(trained, x[chosen], report) if words else None
-    per_class = {
-        name: {"recordings": int((labels == label).sum())}
-        | {kind: _percent(of[labels == label]) for kind, of in right.items()}
-        for label, name in enumerate(CLASSES)
-    }
-    share = right["int8"].mean()
+    accuracy = {name: 100 * model.accuracy for name, model in audit.models.items()}
+    low, high = audit.models["int8"].interval
     return Evaluation(
-        worse=tuple(name for name, of in per_class.items() if of["int8"] < of["dense"] - WORSE),
+        worse=tuple(one.name for one in audit.worse if one.model == "int8"),
         recordings=len(new),
         speakers=len(set(new.speakers.tolist())),
         skipped=len(recordings) - len(new),
-        accuracy_dense=_percent(right["dense"]),
-        accuracy_sparse=_percent(right["sparse"]),
-        accuracy_int8=_percent(right["int8"]),
+        accuracy_dense=accuracy["dense"],
+        accuracy_sparse=accuracy["sparse"],
+        accuracy_int8=accuracy["int8"],
         accuracy_hardware=None if hardware is None else _percent(hardware.argmax(axis=1) == labels[chosen]),
         hardware_words=words,
         hardware_equals_int8=None if hardware is None else bool(np.array_equal(hardware, integers[chosen])),
-        interval=196.0 * float(np.sqrt(share * (1 - share) / len(new))),
-        per_class=per_class,
+        interval=50 * (high - low),
+        per_class={
+            name: {"recordings": audit.inputs_by_class[label]}
+            | {kind: 100 * (model.accuracy_by_class[label] or 0.0) for kind, model in audit.models.items()}
+            for label, name in enumerate(CLASSES)
+        },
     )
 
 

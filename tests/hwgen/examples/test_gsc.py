@@ -183,6 +183,11 @@ def test_evaluation_counts_new_speakers_only(folder_of_trained, folder):
     for kind in ("dense", "sparse", "int8"):
         mean = np.mean([of[kind] for of in result.per_class.values()])
         assert getattr(result, f"accuracy_{kind}") == pytest.approx(mean)
+    new = recordings.never_heard(found, strangers["speakers"])
+    right = training.predict(kept.sparse, training.spectrograms(new)).argmax(axis=1) == new.labels
+    assert result.accuracy_sparse == pytest.approx(100 * right.mean())
+    lost = {name for name, of in result.per_class.items() if of["dense"] - of["int8"] > 5 + 1e-6}
+    assert set(result.worse) == lost
     everyone = kept.record | {"speakers": [f"{n:08x}" for n in range(SPEAKERS)]}
     with pytest.raises(DataError, match="no recording of yes, no, .* by a speaker whom the network was not trained on"):
         evaluate(trained.Trained(kept.dense, kept.sparse, kept.packed, everyone), found, hardware_words=0)

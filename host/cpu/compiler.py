@@ -56,10 +56,10 @@ def assembled(plan: Plan, scales: NDArray[np.float64], isa: Isa) -> tuple[str, N
     return str(module), tables.block()
 
 
-def compiled(plan: Plan, scales: NDArray[np.float64], isa: Isa) -> Compiled:
-    """Machine code for this processor; arguments as of `assembled`."""
+def compiled(plan: Plan, scales: NDArray[np.float64], isa: Isa, cpu: str = "") -> Compiled:
+    """Machine code for this processor, or for `cpu` as of `target_machine`; other arguments as of `assembled`."""
     text, block = assembled(plan, scales, isa)
-    machine = target_machine(isa)
+    machine = target_machine(isa, cpu)
     module = llvm.parse_assembly(text)
     module.triple = machine.triple
     optimise(module, machine)

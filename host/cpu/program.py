@@ -39,15 +39,20 @@ def processor() -> tuple[str, Mapping[str, bool]]:
     return llvm.get_host_cpu_name(), llvm.get_host_cpu_features()
 
 
-def target_machine(isa: Isa):
-    """For this processor where the path has special instructions, else for any of its architecture."""
+def target_machine(isa: Isa, cpu: str = ""):
+    """For this processor where the path has special instructions, else for any of its architecture.
+
+    Args:
+        isa: the path.
+        cpu: another processor that has what the path needs, as LLVM calls it: to look at its machine code.
+    """
     target = llvm.Target.from_default_triple()
     features = ",".join(f"+{feature}" for feature in isa.features)
     # LLVM avoids registers of 64 bytes where it is not told to use them.
     if isa.register == 64 and isa.features:
         features += ",-prefer-256-bit"
-    cpu = llvm.get_host_cpu_name() if isa.features else ""
-    return target.create_target_machine(cpu=cpu, features=features, opt=OPTIMISATION, reloc="pic", codemodel="small")
+    name = (cpu or llvm.get_host_cpu_name()) if isa.features else ""
+    return target.create_target_machine(cpu=name, features=features, opt=OPTIMISATION, reloc="pic", codemodel="small")
 
 
 class Program:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from amaranth import Cat, Module, Mux, Shape, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -40,8 +40,8 @@ class EntryEmitter(wiring.Component):
 
         position --> lowest group with a mark --|group register|--> its lowest mark --|entry register|--> FIFO --> y
 
-    Whether to move on comes from a register that says whether the FIFO has room: a stall of the consumer would have a
-    long way to the registers of a whole position.
+    Whether to move on comes from a register, which saw the FIFO's room: a stall of the consumer would have a long way
+    to the registers of a whole position.
 
     Arguments:
         shape: of a value.
@@ -69,8 +69,7 @@ class EntryEmitter(wiring.Component):
         m = Module()
         entry, entry_valid = Signal(self.y.payload.shape(), reset_less=True), Signal()
         m.submodules.fifo = fifo = SyncFIFO(width=len(entry.as_value()), depth=_PLACES)
-        room = Signal()
-        m.d.sync += room.eq(fifo.w_level <= _PLACES - _ON_THE_WAY)
+        room = fifo.w_level <= _PLACES - _ON_THE_WAY
         m.d.comb += [
             self.y.valid.eq(fifo.r_rdy),
             self.y.payload.as_value().eq(fifo.r_data),
@@ -100,14 +99,17 @@ class EntryEmitter(wiring.Component):
                     *(position.values[c].eq(self.x.payload.values[c]) for c in channels),
                 ]
         move, is_last, ended = controls[0].move, controls[0].is_last, Signal(init=1)
-        fetch, lowest = Signal(), Signal(lanes)
+        fetch, lowest, left = Signal(), Signal(lanes), Signal(lanes)
+        # One mark is left: a register, since a fetch has a long way.
+        single, single_of = Signal(), Signal(2 * groups)
         m.d.comb += [
             lowest.eq(lowest_one(group_marks)),
-            fetch.eq(move & (ended | (group_marks == lowest))),
+            left.eq(group_marks & ~lowest),
+            fetch.eq(move & (ended | single)),
             self.x.ready.eq(controls[0].ready),
         ]
         with m.If(move):
-            m.d.sync += [ended.eq(is_last), group_marks.eq(group_marks & ~lowest)]
+            m.d.sync += [ended.eq(is_last), group_marks.eq(left), single.eq(_at_most_one(left))]
         of_either, next_picked = Signal(groups), Signal(2 * groups)
         m.d.comb += [of_either.eq(picked[:groups] | picked[groups:]), next_picked.eq(lowest_one(waiting))]
         with m.If(fetch):
@@ -116,6 +118,7 @@ class EntryEmitter(wiring.Component):
                 waiting.eq(waiting & ~next_picked),
                 picked.eq(next_picked),
                 group_marks.eq(any_of([_gated(part, picked[i]) for i, part in enumerate(marks)])),
+                single.eq((single_of & picked).any()),
                 group_number.eq(_number_of(of_either)),
             ]
             for lane in range(lanes):
@@ -127,7 +130,11 @@ class EntryEmitter(wiring.Component):
             marks = self._parts(self.x.payload.first, lanes) + self._parts(self.x.payload.then, lanes)
             marked_groups = Cat(part.any() for part in marks)
             first_picked = lowest_one(marked_groups)
-            m.d.sync += [waiting.eq(marked_groups & ~first_picked), picked.eq(first_picked)]
+            m.d.sync += [
+                waiting.eq(marked_groups & ~first_picked),
+                picked.eq(first_picked),
+                single_of.eq(Cat(_at_most_one(part) for part in marks)),
+            ]
 
         m.d.sync += [
             entry_valid.eq(group_valid),
@@ -137,19 +144,25 @@ class EntryEmitter(wiring.Component):
         m.d.comb += [fifo.w_en.eq(entry_valid), fifo.w_data.eq(entry)]
         return m
 
-    def _count(self, m: Module, number: int, room: Signal) -> _Control:
+    def _count(self, m: Module, number: int, room: Value) -> _Control:
         """Where in its entries a position is. Copies stay apart in synthesis: each depends on its own state."""
         busy, moved = Signal(name=f"busy_{number}"), Signal(range(self._size), name=f"moved_{number}")
-        move, is_last, ready = (Signal(name=f"{name}_{number}") for name in ("move", "is_last", "ready"))
+        # Registers, of what holds in the next cycle: what they enable is far away and takes the whole of it.
+        move, is_last = Signal(name=f"move_{number}"), Signal(name=f"is_last_{number}", init=self._size == 1)
+        ready = Signal(name=f"ready_{number}", init=1)
+        goes_on, will_be_last = Signal(name=f"goes_on_{number}"), Signal(name=f"will_be_last_{number}")
         m.d.comb += [
-            is_last.eq(moved == self._size - 1),
-            move.eq(busy & room),
-            ready.eq(~busy | (room & is_last)),
+            goes_on.eq(Mux(ready, self.x.valid, busy)),
+            will_be_last.eq(Mux(move, (moved + 2 == self._size) | (self._size == 1), is_last)),
+        ]
+        m.d.sync += [
+            busy.eq(goes_on),
+            is_last.eq(will_be_last),
+            move.eq(goes_on & room),
+            ready.eq(~goes_on | (room & will_be_last)),
         ]
         with m.If(move):
             m.d.sync += moved.eq(Mux(is_last, 0, moved + 1))
-        with m.If(ready):
-            m.d.sync += busy.eq(self.x.valid)
         return _Control(move, is_last, ready)
 
     def _parts(self, marks: Value, lanes: int) -> list[Value]:
@@ -159,6 +172,11 @@ class EntryEmitter(wiring.Component):
 
 def _gated(value: Value, gate: Value) -> Value:
     return value & gate.replicate(len(value))
+
+
+def _at_most_one(marks: Value) -> Value:
+    """Whether no two of them are set."""
+    return ~any_of([marks[i] & marks[:i].any() for i in range(1, len(marks))] or [Const(0, 1)])
 
 
 def _number_of(one_hot: Value) -> Value:

@@ -56,7 +56,7 @@ ECP5 = Target(
     pair_offset=10,
     distributed_depth=32,
     table_depth=16,
-    sharing=8,
+    sharing=1,
     control_channels=16,
     links=True,
 )

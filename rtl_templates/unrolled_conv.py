@@ -14,7 +14,11 @@ from rtl_templates.result_fifo import ResultFifo
 from rtl_templates.window_sweep import Blocks, Pair, WindowSweep
 
 # Running maxima that read one register: more would lie too far apart.
-_KERNELS_A_STROBE = 16
+_KERNELS_A_STROBE = 4
+# Registers of its own that such a group has on the way of its strobe, as far as the adders are deep enough.
+_STROBE_HOPS = 2
+# Results that wait for their beats and read one register.
+_RESULTS_A_STROBE = 8
 
 
 class UnrolledConv(wiring.Component):
@@ -104,23 +108,25 @@ class UnrolledConv(wiring.Component):
         wiring.connect(m, wiring.flipped(self.x), sweep.x)
         wiring.connect(m, results.y, wiring.flipped(self.y))
         depth = self.graph.depth
-        first, last = delayed(m, sweep.first, depth, "first"), delayed(m, sweep.last, depth, "last")
+        hops = min(depth, _STROBE_HOPS)
+        first, last = delayed(m, sweep.first, depth - hops, "first"), delayed(m, sweep.last, depth - hops, "last")
         m.d.comb += [sweep.room.eq(results.room), results.reserve.eq(sweep.reserve), adders.x.eq(sweep.taps)]
 
         values: list[Value] = []
-        begins: list[Signal] = []
+        begins: list[Value] = []
         for index, output in enumerate(self.graph.outputs):
             if self._pooled and index % _KERNELS_A_STROBE == 0:
-                begins.append(self._begins(m, first, last, index))
+                begins.append(delayed(m, self._begins(m, first, last, index), hops, f"begins_{index}"))
             # Only as wide as it can be: maximum and registers take less.
             value = Signal(shape_of(output.low, output.bits), name=f"sum_{index}")
             m.d.comb += value.eq(adders.y[index])
             values.append(self._largest(m, value, begins[-1], index) if self._pooled else value)
-        done = delayed(m, last, timing.UNROLLED_POOL_LATENCY, "done") if self._pooled else last
+        behind = hops + (timing.UNROLLED_POOL_LATENCY if self._pooled else 0)
         if self.beats == 1:
+            done = delayed(m, last, behind, "done")
             m.d.comb += [results.write.eq(done), *(results.data[i].eq(value) for i, value in enumerate(values))]
         else:
-            self._narrow(m, values, done, results)
+            self._narrow(m, values, last, behind, results)
         return m
 
     def _begins(self, m: Module, first: Value, last: Value, index: int) -> Signal:
@@ -139,19 +145,29 @@ class UnrolledConv(wiring.Component):
             m.d.sync += largest.eq(value)
         return largest
 
-    def _narrow(self, m: Module, values: list[Value], done: Value, results: ResultFifo) -> None:
-        """A result beat by beat; the next comes no earlier than in `beats` cycles."""
+    def _narrow(self, m: Module, values: list[Value], last: Value, behind: int, results: ResultFifo) -> None:
+        """A result, there so many cycles behind `last`, beat by beat; the next comes no earlier than in `beats` cycles."""
+        before = delayed(m, last, behind - 1, "before_done") if behind else last
+
+        def done(name: str) -> Value:
+            # It never lasts two cycles: copies that say so of themselves stay apart.
+            if not behind:
+                return last
+            copy = Signal(name=name)
+            m.d.sync += copy.eq(before & ~copy)
+            return copy
+
         left = Signal(range(self.beats + 1))
-        with m.If(done):
+        with m.If(done("done")):
             m.d.sync += left.eq(self.beats)
         with m.Elif(left != 0):
             m.d.sync += left.eq(left - 1)
         held: list[Value] = []
         for index, value in enumerate(values):
-            if index % _KERNELS_A_STROBE == 0:
+            if index % _RESULTS_A_STROBE == 0:
                 # Until the last beat has been read, when the next result may come.
                 holds = Signal(name=f"holds_{index}")
-                m.d.sync += holds.eq(done | (holds & (left != 2)))
+                m.d.sync += holds.eq(done(f"done_{index}") | (holds & (left != 2)))
             register = Signal(value.shape(), name=f"result_{index}", reset_less=True)
             with m.If(~holds):
                 m.d.sync += register.eq(value)
@@ -162,7 +178,7 @@ class UnrolledConv(wiring.Component):
         for lane in range(self.lanes):
             # Each lane counts for itself: one counter would have too many readers.
             number = Signal(range(self.beats), name=f"beat_{lane}", reset_less=True)
-            m.d.sync += number.eq(Mux(done, 0, number + 1))
+            m.d.sync += number.eq(Mux(done(f"done_of_lane_{lane}"), 0, number + 1))
             of_lane = held[lane :: self.lanes]
             zeros = [0] * (self.beats - len(of_lane))
             m.d.sync += beat[lane].eq(Array([*of_lane, *zeros])[number])

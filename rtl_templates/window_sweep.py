@@ -314,8 +314,8 @@ class WindowSweep(wiring.Component):
         """The taps of each position in turn."""
         (rows, columns), (down, right), pool = self.blocks.kernel, self.blocks.stride, self.blocks.pool
         for row in range(rows):
-            # As above: a counter for each row.
-            position = Signal(range(self.blocks.positions), name=f"position_{row}")
+            # As above: a counter for each row. What it chooses before the first block does not count.
+            position = Signal(range(self.blocks.positions), name=f"position_{row}", reset_less=True)
             m.d.sync += position.eq(Mux(copy, 0, position + 1))
             for column in range(columns):
                 for channel in range(self.channels):

@@ -32,7 +32,7 @@ def _errors() -> Iterator[None]:
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the trained networks.")],
-    epochs: Annotated[int, typer.Option(min=1, help="Of each phase: dense, and then dense and sparse.")] = 45,
+    epochs: Annotated[int, typer.Option(min=1, help="Of both networks, after those of a common start.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, masks and order.")] = 0,
     device: Annotated[str, typer.Option(help="Of torch: cpu, cuda.")] = "cpu",
 ) -> None:

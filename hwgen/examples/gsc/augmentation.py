@@ -21,6 +21,7 @@ class Augmentation:
         noise_share: of the recordings that get noise of other recordings.
         noise: most of it, relative to full scale.
         bands, frames: widest band and longest time that are blanked out of a spectrogram, two each.
+        mixed: share of the spectrograms into which another one is mixed, with a share of at most a half.
     """
 
     shift: int = 1600
@@ -30,6 +31,7 @@ class Augmentation:
     noise: float = 0.1
     bands: int = 5
     frames: int = 5
+    mixed: float = 0.5
 
     def waves(
         self, waves: NDArray[np.int16], noises: NDArray[np.int16], rng: np.random.Generator
@@ -62,3 +64,19 @@ class Augmentation:
                 image[first_band : first_band + bands] = blank
                 image[:, first_frame : first_frame + frames] = blank
         return x
+
+    def mix(
+        self, x: NDArray[np.float32], rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+        """Mixes spectrograms of a batch with each other (Zhang et al. 2018, "mixup").
+
+        Returns:
+            The batch (N, 1, bands, frames); which of it (N) was mixed into each; and the share (N) of each in itself.
+        """
+        count = len(x)
+        other = rng.permutation(count)
+        share = rng.uniform(0.5, 1, count)
+        share[rng.random(count) >= self.mixed] = 1.0
+        share = share.astype(np.float32)
+        own = share[:, None, None, None]
+        return own * x + (1 - own) * x[other], other, share

@@ -6,7 +6,7 @@ import functools
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,9 @@ def train_both(
 ) -> Trained:
     """Trains on four fifths of the speakers, watches another tenth and writes `out`.
 
-    Both networks begin as a dense one of so many epochs and go on for as many: one dense, the other pruned, which
-    learns the outputs of the dense one too. Called again after an interruption, it does not repeat a phase that is done.
+    Both networks begin as a dense one that was trained for a share of the epochs and go on for as many: one dense, the
+    other pruned, which learns the outputs of the dense one too. Called again after an interruption, it does not repeat
+    a phase that is done.
 
     Args:
         recordings: of all speakers.
@@ -65,6 +66,9 @@ def train_both(
         network.load_state_dict(trained["start"].state_dict(), strict=False)
         return network
 
+    def recipe_of(name: str) -> training.Recipe:
+        return replace(recipe, epochs=max(1, round(recipe.start * epochs))) if name == "start" else recipe
+
     with (out / "log.txt").open("a" if trained else "w") as log:
         for number, name in enumerate(PHASES):
             if name in trained:
@@ -82,7 +86,7 @@ def train_both(
             trained[name] = training.fit(
                 functools.partial(make, name),
                 parts.train,
-                recipe,
+                recipe_of(name),
                 phase=number,
                 patterns=networks.PATTERNS if name == "sparse" else None,
                 teacher=trained["dense"] if name == "sparse" else None,

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,12 +24,29 @@ Network = TypeVar("Network", bound=nn.Module)
 SILENCE = CLASSES.index("_silence_")
 
 
+class Batch(NamedTuple):
+    """What a step learns from.
+
+    Attributes:
+        x: varied spectrograms (N, 1, 32, 32).
+        labels: of each.
+        others: labels (N) of what was mixed into each.
+        share: of each in itself, (N).
+    """
+
+    x: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    others: NDArray[np.int64]
+    share: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What decides the trained weights, beside the data.
 
     Attributes:
-        epochs: of each phase.
+        epochs: of both networks, after the dense one in which both begin.
+        start: of that one, as a share of them.
         batch, learning_rate, weight_decay: AdamW with a one-cycle schedule.
         dropout: of the hidden features of the dense network; k-WTA is enough of it for the sparse one.
         smoothing: of the labels.
@@ -42,9 +59,10 @@ class Recipe:
         seed: of weights, masks, order and variations.
     """
 
-    epochs: int = 45
+    epochs: int = 120
+    start: float = 1 / 3
     batch: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.02
     dropout: float = 0.3
     smoothing: float = 0.1
@@ -52,7 +70,7 @@ class Recipe:
     begin: float = 0.04
     end: float = 0.44
     every: float = 0.04
-    distillation: float = 0.7
+    distillation: float = 0.9
     temperature: float = 2.0
     averaging: float = 0.998
     seed: int = 0
@@ -108,12 +126,17 @@ def fit(
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, steps)
     boosted = [module for module in network.modules() if isinstance(module, KWinners | KWinners2d)]
     losses = []
-    for step, (x, labels) in enumerate(prepared(recordings, recipe, rng)):
+    for step, prepared_batch in enumerate(prepared(recordings, recipe, rng)):
         for module in boosted:
             module.boost_strength = recipe.boost * max(0.0, 1 - 2 * step / steps)
-        batch, targets = torch.from_numpy(x).to(device), torch.from_numpy(labels).to(device)
+        x, labels, others, share = (torch.from_numpy(array).to(device) for array in prepared_batch)
+        batch = _explicit(x)
         output = network(batch)
-        loss = nn.functional.cross_entropy(output, targets, label_smoothing=recipe.smoothing)
+        own, other = (
+            nn.functional.cross_entropy(output, target, label_smoothing=recipe.smoothing, reduction="none")
+            for target in (labels, others)
+        )
+        loss = torch.lerp(other, own, share).mean()
         if teacher is not None:
             with torch.no_grad():
                 softened = (teacher(batch) / recipe.temperature).softmax(dim=1)
@@ -146,6 +169,11 @@ def _laid_out(network: Network, layout: torch.memory_format) -> Network:
     return network
 
 
+def _explicit(batch: torch.Tensor) -> torch.Tensor:
+    """With strides that say channels last: of one channel torch takes it for contiguous, and all layers follow."""
+    return torch.empty_like(batch, memory_format=torch.channels_last).copy_(batch)
+
+
 def _move(average: nn.Module, network: nn.Module, share: float) -> None:
     """Moves the average's weights and statistics towards the network's."""
     with torch.no_grad():
@@ -156,16 +184,16 @@ def _move(average: nn.Module, network: nn.Module, share: float) -> None:
                 kept.copy_(value)
 
 
-def prepared(
-    recordings: Recordings, recipe: Recipe, rng: np.random.Generator
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+def prepared(recordings: Recordings, recipe: Recipe, rng: np.random.Generator) -> Iterator[Batch]:
     """Batches of varied spectrograms for all epochs, made one ahead in a thread."""
     silence = recordings.waves[recordings.labels == SILENCE]
     batches = len(recordings) // recipe.batch
 
-    def make(chosen: NDArray[np.int64], own: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def make(chosen: NDArray[np.int64], own: np.random.Generator) -> Batch:
         waves = recipe.augmentation.waves(recordings.waves[chosen], silence, own)
-        return recipe.augmentation.spectrograms(log_mel(waves), own), recordings.labels[chosen]
+        x, other, share = recipe.augmentation.mix(recipe.augmentation.spectrograms(log_mel(waves), own), own)
+        labels = recordings.labels[chosen]
+        return Batch(x, labels, labels[other], share)
 
     with ThreadPoolExecutor(1) as pool:
         following = None

@@ -123,9 +123,6 @@ def synthesis(top: str, folder: Path, options: str = "") -> list[str]:
         options: more arguments of `synth_ecp5`.
     """
     (folder / ARITHMETIC_FILE).write_text(ARITHMETIC)
-    # Wide multiplexers tie up to eight LUTs to neighbouring places with all of their inputs in use: of a k-WTA they took
-    # an eighth more LUTs than gates do, and wires around them ran out.
-    options = f"-nowidelut {options}"
     return [
         UNVERIFIED,
         f"synth_ecp5 -top {top} {options} -run begin:map_gates",

@@ -75,8 +75,6 @@ class Augmentation:
         """
         count = len(x)
         other = rng.permutation(count)
-        share = rng.uniform(0.5, 1, count)
-        share[rng.random(count) >= self.mixed] = 1.0
-        share = share.astype(np.float32)
+        share = np.where(rng.random(count) < self.mixed, rng.uniform(0.5, 1, count), 1).astype(np.float32)
         own = share[:, None, None, None]
         return own * x + (1 - own) * x[other], other, share

@@ -290,6 +290,11 @@ def _device(part: str) -> str:
     return f"{'' if family == 'U' else f'{family.lower()}-'}{size.removesuffix('F')}k"
 
 
+def device_options(part: str, package: str, speed: str) -> list[str]:
+    """What tells nextpnr the FPGA; arguments as of an Amaranth platform: LFE5U-85F, BG381, 6."""
+    return [f"--{_device(part)}", "--package", PACKAGES[package[:2]] + package[2:], "--speed", speed]
+
+
 def _steps(
     folder: Path,
     bundle: Path,
@@ -325,7 +330,7 @@ def _steps(
         (folder / "floorplan.json.new").write_text(json.dumps(netlist))
 
     placing = [
-        f"--{device}", "--package", PACKAGES[sources.package[:2]] + sources.package[2:], "--speed", sources.speed,
+        *device_options(sources.device, sources.package, sources.speed),
         "--json", "floorplan.json" if options.floorplan else "netlist.json", "--lpf", f"{TOP}.lpf",
         "--textcfg", "accelerator.config.new", "--report", "report.json.new",
         # For clocks that no constraint reaches; those of the PLL are derived from the oscillator's.

@@ -100,7 +100,7 @@ class EntryEmitter(wiring.Component):
                 ]
         move, is_last, ended = controls[0].move, controls[0].is_last, Signal(init=1)
         fetch, lowest, left = Signal(), Signal(lanes), Signal(lanes)
-        # One mark is left: a register, since a fetch has a long way.
+        # No mark follows the one that leaves next: a register, since a fetch has a long way. Of each group as it comes.
         single, single_of = Signal(), Signal(2 * groups)
         m.d.comb += [
             lowest.eq(lowest_one(group_marks)),
@@ -146,20 +146,20 @@ class EntryEmitter(wiring.Component):
 
     def _count(self, m: Module, number: int, room: Value) -> _Control:
         """Where in its entries a position is. Copies stay apart in synthesis: each depends on its own state."""
-        busy, moved = Signal(name=f"busy_{number}"), Signal(range(self._size), name=f"moved_{number}")
+        moved = Signal(range(self._size), name=f"moved_{number}")
         # Registers, of what holds in the next cycle: what they enable is far away and takes the whole of it.
         move, is_last = Signal(name=f"move_{number}"), Signal(name=f"is_last_{number}", init=self._size == 1)
         ready = Signal(name=f"ready_{number}", init=1)
-        goes_on, will_be_last = Signal(name=f"goes_on_{number}"), Signal(name=f"will_be_last_{number}")
+        # A position is there in the next cycle: the one that is not through yet, or another.
+        there, will_be_last = Signal(name=f"there_{number}"), Signal(name=f"will_be_last_{number}")
         m.d.comb += [
-            goes_on.eq(Mux(ready, self.x.valid, busy)),
+            there.eq(~ready | self.x.valid),
             will_be_last.eq(Mux(move, (moved + 2 == self._size) | (self._size == 1), is_last)),
         ]
         m.d.sync += [
-            busy.eq(goes_on),
             is_last.eq(will_be_last),
-            move.eq(goes_on & room),
-            ready.eq(~goes_on | (room & will_be_last)),
+            move.eq(there & room),
+            ready.eq(~there | (room & will_be_last)),
         ]
         with m.If(move):
             m.d.sync += moved.eq(Mux(is_last, 0, moved + 1))

@@ -19,8 +19,7 @@ class Target:
         distributed_depth: what is deeper becomes block RAM.
         table_depth: constant memories up to this depth become LUTs.
         sharing: outputs of a constant matrix that may have adders in common, None for all: where every output shares with
-            every other, the adders are a tangle that fills the wires of a small chip. Fewer adders are not worth it there: of 64
-            kernels with 12 weights each, none in common take 4 % more than groups of eight, and 22 % less wire.
+            every other, the adders are a tangle that fills the wires of a small chip (docs/place_and_route.md).
         control_channels: channels of a position that share registers of control, None for all: for tools that do not copy
             a register with many readers.
         links: stages are joined by stream buffers: a stall does not cross a chip in a cycle, at a look-up table and two

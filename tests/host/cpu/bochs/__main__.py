@@ -33,6 +33,7 @@ from host.cpu.plan import Plan, Planner
 from host.cpu.program import FLOATS, INTEGERS
 from host.cpu.steps import Step
 from hwgen import terminal
+from hwgen.errors import HwgenError
 from hwgen.format.io import dequantise_output, quantise_input
 from hwgen.format.network import IntegerNetwork
 from tests.host.cpu.bochs import machine
@@ -212,14 +213,18 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Run AVX-512 machine code under Bochs and compare."""
-    machine.check_tools()
-    with terminal.progress() as report:
-        report("reference", None)
-        cases = [case_of(name, one, number) for number, (name, one) in enumerate(networks(random, seed))]
-        results = []
-        for cpu in processor or PROCESSORS:
-            report(f"code for {cpu} on {model}", None)
-            results.append(measured(cases, cpu, model, limit))
+    try:
+        machine.check_tools()
+        with terminal.progress() as report:
+            report("reference", None)
+            cases = [case_of(name, one, number) for number, (name, one) in enumerate(networks(random, seed))]
+            results = []
+            for cpu in processor or PROCESSORS:
+                report(f"code for {cpu} on {model}", None)
+                results.append(measured(cases, cpu, model, limit))
+    except HwgenError as error:
+        terminal.say(f"bochs: {error}")
+        raise typer.Exit(error.exit_code) from None
     steps = Counter(
         kind for case in cases for plan in case.plans.values() for kind in {type(s).__name__ for s in plan.steps}
     )

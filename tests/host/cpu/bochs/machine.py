@@ -51,7 +51,11 @@ class Instruction:
 
 
 def run(folder: Path, *command: str) -> str:
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+    """What the command prints."""
+    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise ToolError(f"{command[0]}: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
+    return done.stdout
 
 
 def check_tools() -> None:
@@ -85,7 +89,11 @@ def link(folder: Path, objects: list[str]) -> None:
 
 
 def emulate(folder: Path, model: str, limit: float) -> bytes:
-    """What `program` prints on Bochs's model of a processor, within `limit` seconds."""
+    """What `program` prints on Bochs's model of a processor, within `limit` seconds.
+
+    Raises:
+        ToolError: it did not come to its end.
+    """
     program = (folder / "program").read_bytes()
     run(folder, "as", f"--defsym=CHUNKS={-(-len(program) // CHUNK)}", str(HERE / "boot.s"), "-o", "boot.o")
     run(folder, "ld", "-Ttext=0x7c00", "-e0x7c00", "--oformat=binary", "-o", "boot", "boot.o")
@@ -95,10 +103,14 @@ def emulate(folder: Path, model: str, limit: float) -> bytes:
     (folder / "commands").write_text(COMMANDS)
     with open(folder / "screen", "wb") as screen:
         # It draws a screen, on any terminal. Its exit status is that of an error in any case.
-        subprocess.run(
-            ["bochs", "-q", "-f", "bochsrc", "-rc", "commands"], cwd=folder, check=False,
-            env={**os.environ, "TERM": "xterm"}, stdin=subprocess.DEVNULL, stdout=screen, stderr=screen, timeout=limit,
-        )  # fmt: skip
+        try:
+            subprocess.run(
+                ["bochs", "-q", "-f", "bochsrc", "-rc", "commands"], cwd=folder, check=False,
+                env={**os.environ, "TERM": "xterm"}, stdin=subprocess.DEVNULL, stdout=screen, stderr=screen,
+                timeout=limit,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise ToolError(f"bochs: {model} took more than {limit:g} s: give it more with --limit") from None
     log = (folder / "log").read_text() if (folder / "log").exists() else ""
     if "shutdown requested" not in log:
         # Its debugger names the last instruction.

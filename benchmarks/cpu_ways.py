@@ -18,17 +18,15 @@ import typer
 
 from host.cpu import choice
 from host.cpu.compiler import compiled
-from host.cpu.dense import Dense
 from host.cpu.isa import PATHS, supported
-from host.cpu.listed import Listed
-from host.cpu.permuted import Permuted
+from host.cpu.measured import Measured
 from host.cpu.plan import Planner
 from host.cpu.program import Program, processor
 from host.cpu.steps import Step
 from hwgen import terminal
 from hwgen.format.network import Conv2d, Input, IntegerNetwork, KWinners, Layer, Linear, Requantise
 
-UNITS = {Dense: "quad", Listed: "pair", Permuted: "slot"}
+UNITS = {"dense": "quad", "tiles": "tile", "listed": "pair", "permuted": "slot", "permuted, two tables": "pair_slot"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Timing:
         microseconds: the median of a word.
         nanoseconds: a unit.
         modelled: nanoseconds a unit in `host.cpu.choice`.
-        chosen: whether the model chooses this way.
+        chosen: whether the model chooses this way, or has it measured.
     """
 
     path: str
@@ -111,25 +109,31 @@ def timings(path: str, calls: int) -> list[Timing]:
         outputs = len(chain[1].weight)  # type: ignore[union-attr]
         network = IntegerNetwork(source, chain, np.ones(outputs))
         without, _ = median_seconds(IntegerNetwork(source, chain[:1], np.ones(shape[0])), path, choice.best, calls)
-        chosen = type(Planner(network, PATHS[path]).plan().steps[-1])
         for way, unit in UNITS.items():
-            if way is Permuted and not PATHS[path].permutes:
-                continue
             units: list[float] = []
+            chosen: list[bool] = []
 
-            def form(product, lists, isa, way=way, unit=unit, units=units) -> Step:
-                cost, step = next(pair for pair in choice.ways(product, lists, isa) if isinstance(pair[1], way))
-                size = product.window.size
-                units.append(size[0] * size[1] * cost / getattr(choice.COSTS[isa.name], unit))
-                return step
+            def form(product, lists, isa, unit=unit, units=units, chosen=chosen) -> Step:
+                way = next((way for way in choice.ways(product, lists, isa) if way.unit == unit), None)
+                if way is None:
+                    return choice.best(product, lists, isa)
+                units.append(product.window.size[0] * product.window.size[1] * way.units)
+                best = choice.best(product, lists, isa)
+                among = best.ways if isinstance(best, Measured) else (best,)
+                chosen.append(any(_alike(step, way.step) for step in among))
+                return way.step
 
             seconds, _ = median_seconds(network, path, form, calls)
+            if not units:
+                continue
             modelled = getattr(choice.COSTS[path], unit)
             taken = max(0.0, seconds - without)
-            found.append(
-                Timing(path, name, way.__name__.lower(), 1e6 * seconds, 1e9 * taken / units[0], modelled, way is chosen)
-            )
+            found.append(Timing(path, name, way, 1e6 * seconds, 1e9 * taken / units[0], modelled, chosen[0]))
     return found
+
+
+def _alike(step: Step, other: Step) -> bool:
+    return type(step) is type(other) and getattr(step, "pairs", None) == getattr(other, "pairs", None)
 
 
 def main(

@@ -145,6 +145,8 @@ def _onnxruntime(path: Path, words: Words, threads: int) -> Local:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Its threads may spin during a call, but not through the calls of the side after it.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # Errors only: it warns of each constant that an optimisation no longer needs.
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -5,15 +5,20 @@ Nanoseconds a unit, measured with `python -m benchmarks.cpu_ways`; only their ra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from host.cpu.dense import Dense
 from host.cpu.isa import Isa
 from host.cpu.layout import LANES
 from host.cpu.listed import Listed
+from host.cpu.measured import Measured
 from host.cpu.permuted import Permuted
 from host.cpu.product import Product
 from host.cpu.steps import Lists, Step
+from host.cpu.tiles import Tiles, tileable
+
+# Ways up to so many times slower than the fastest, by the model, are measured.
+CLOSE = 3
 
 
 @dataclass(frozen=True)
@@ -23,42 +28,84 @@ class Costs:
     Attributes:
         quad: four bytes against their weights; on paths that widen bytes, two.
         pair: two entries of a list.
-        slot: four weights an output, their activations chosen.
+        slot: four weights an output, their activations chosen from one table.
+        pair_slot: the same, chosen from two.
+        tile: 16 positions and 64 bytes, in tiles.
     """
 
     quad: float
     pair: float
     slot: float = 0.0
+    pair_slot: float = 0.0
+    tile: float = 0.0
 
 
+_AVX512 = Costs(quad=0.28, pair=1.05, slot=0.65, pair_slot=0.93)
+_AMX = replace(_AVX512, tile=12.0)
 COSTS = {
-    "avx512": Costs(quad=0.13, pair=0.40, slot=0.25),
-    "avx512-emulated": Costs(quad=0.13, pair=0.40, slot=0.25),
+    "amx": _AMX,
+    "amx-emulated": _AMX,
+    "avx512": _AVX512,
+    "avx512-emulated": _AVX512,
     "avx2": Costs(quad=0.3, pair=1.1),
     "portable": Costs(quad=2.5, pair=8.0),
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Way:
+    """A way of forming a product.
+
+    Attributes:
+        unit: of its costs, an attribute of `Costs`.
+        units: that a position takes.
+        step: that computes it.
+    """
+
+    unit: str
+    units: float
+    step: Step
+
+    def nanoseconds(self, isa: Isa) -> float:
+        """Of a position, by the model."""
+        return self.units * getattr(COSTS[isa.name], self.unit)
+
+
 def dense(product: Product, lists: Lists | None, isa: Isa) -> Step:
-    """Every weight meets every activation."""
-    return Dense(product)
+    """Every weight meets every activation: the faster way of doing so, by the model."""
+    return min(_dense_ways(product, isa), key=lambda way: way.nanoseconds(isa)).step
 
 
 def best(product: Product, lists: Lists | None, isa: Isa) -> Step:
-    """The fastest way, among those that the processor and the activations allow."""
-    return min(ways(product, lists, isa), key=lambda way: way[0])[1]
+    """The fastest way, among those that the processor and the activations allow.
+
+    Ways that differ little by the model are all there, and measured while the program runs; but lists are made or not.
+    """
+    found = sorted(ways(product, lists, isa), key=lambda way: way.nanoseconds(isa))
+    first, most = found[0], CLOSE * found[0].nanoseconds(isa)
+    if isinstance(first.step, Listed):
+        return first.step
+    close = [way.step for way in found if way.nanoseconds(isa) <= most and not isinstance(way.step, Listed)]
+    return first.step if len(close) == 1 else Measured(tuple(close))
 
 
-def ways(product: Product, lists: Lists | None, isa: Isa) -> list[tuple[float, Step]]:
-    """All ways, with their cost: nanoseconds a position."""
-    costs, plain = COSTS[isa.name], Dense(product)
-    found: list[tuple[float, Step]] = [
-        (costs.quad * product.blocks * len(plain.groups()[0]) * (2 if isa.wide else 1), plain)
-    ]
+def ways(product: Product, lists: Lists | None, isa: Isa) -> list[Way]:
+    """All ways."""
+    found = _dense_ways(product, isa)
     if lists is not None:
         pairs = len(product.window.taps) * lists.slots / 2
-        found.append((costs.pair * pairs * lists.row_bytes / LANES, Listed(product, lists)))
+        found.append(Way("pair", pairs * lists.row_bytes / LANES, Listed(product, lists)))
     if isa.permutes:
-        permuted = Permuted(product)
-        found.append((costs.slot * sum(len(block.pair) for block in permuted.slots()), permuted))
+        for unit, pairs_of_tables in (("slot", False), ("pair_slot", True)):
+            permuted = Permuted(product, pairs_of_tables)
+            found.append(Way(unit, sum(len(block.tables) for block in permuted.slots()), permuted))
+    return found
+
+
+def _dense_ways(product: Product, isa: Isa) -> list[Way]:
+    plain = Dense(product)
+    found = [Way("quad", product.blocks * len(plain.groups()[0]) * (2 if isa.wide else 1), plain)]
+    if isa.tiles and tileable(product):
+        tiles = Tiles(product)
+        found.append(Way("tile", tiles.full_tiles(), tiles))
     return found

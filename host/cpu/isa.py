@@ -6,13 +6,14 @@ Everything else is generic LLVM IR on vectors of 16 channels, which LLVM splits 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hwgen.errors import InputError
 
 # What each path needs of the processor beyond the one before it, as LLVM names it.
 _AVX2 = ("avx2", "bmi", "bmi2", "popcnt", "lzcnt", "fma")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512vnni")
+_AMX = (*_AVX512, "amx-tile", "amx-int8")
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Isa:
     """A path through the code generator.
 
     Attributes:
-        name: "avx512", "avx2" or "portable"; "avx512-emulated" makes the decisions of AVX-512 with generic operations,
-            for tests on processors without it.
+        name: "amx", "avx512", "avx2" or "portable"; "amx-emulated" and "avx512-emulated" make the decisions of these
+            with generic operations, for tests on processors without them.
         features: of LLVM, beyond the baseline of the architecture.
         register: bytes of a vector register.
         accumulators: vectors of 16 sums that a loop keeps in registers beside its operands.
@@ -43,14 +44,21 @@ class Isa:
     permutes: bool
     deposits: bool
     emulated: bool = False
+    tiles: bool = False
 
 
 PATHS = {
+    "amx": Isa("amx", _AMX, 64, 16, 5, False, "vpdpbusd", permutes=True, deposits=True, tiles=True),
     "avx512": Isa("avx512", _AVX512, 64, 16, 5, False, "vpdpbusd", permutes=True, deposits=True),
     "avx2": Isa("avx2", _AVX2, 32, 4, 4, True, "vpmaddwd", permutes=False, deposits=True),
     "portable": Isa("portable", (), 16, 2, 2, True, "generic", permutes=False, deposits=False),
 }
-EMULATED = Isa("avx512-emulated", (), 64, 16, 5, False, "generic", permutes=True, deposits=False, emulated=True)
+EMULATED = {
+    f"{name}-emulated": replace(
+        PATHS[name], name=f"{name}-emulated", features=(), dot="generic", deposits=False, emulated=True
+    )
+    for name in ("amx", "avx512")
+}
 
 
 def supported(features: Mapping[str, bool]) -> list[str]:
@@ -65,8 +73,8 @@ def choose(name: str, features: Mapping[str, bool]) -> Isa:
         InputError: there is no such path, or the processor lacks what it needs.
     """
     possible = supported(features)
-    if name == EMULATED.name:
-        return EMULATED
+    if name in EMULATED:
+        return EMULATED[name]
     if name and name not in PATHS:
         raise InputError(f"device 'cpu:{name}': no such path: use one of {', '.join(PATHS)}")
     if name and name not in possible:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,107 +29,113 @@ class Slots:
     """The schedule of one block of 16 outputs: each slot multiplies four weights of each output.
 
     Attributes:
-        pair: int (slots,): of two neighbouring tables, the first's number; they never decrease.
-        choices: uint8 (slots, 16, 4): bytes of the two tables.
+        tables: int (slots, 1 or 2): of each table the first byte, relative to a position's first pixel.
+        choices: uint8 (slots, 16, 4): bytes of the tables.
         weights: int8 (slots, 16, 4): zero where an output has nothing to do.
     """
 
-    pair: NDArray[np.int64]
+    tables: NDArray[np.int64]
     choices: NDArray[np.uint8]
     weights: NDArray[np.int8]
 
 
-def scheduled(table: NDArray[np.int64], byte: NDArray[np.int64], weights: NDArray[np.int8], tables: int) -> Slots:
-    """The fewest slots for a block.
-
-    A weight whose activation is in table t can be served with the pair (t - 1, t) or (t, t + 1). Whatever the first
-    pair has room for is served there, so that outputs with many weights in one place have others' room later.
+def scheduled(
+    places: NDArray[np.int64], weights: NDArray[np.int8], count: int, tables_of: Callable[[int], Sequence[int]]
+) -> Slots:
+    """Few slots for a block: each begins at the first weight that is left, and every output takes what it can of it.
 
     Args:
-        table, byte: (columns,): where each column's activation lies.
+        places: (columns,): where each column's activation lies, in bytes.
         weights: int8 (outputs, columns), outputs up to 16.
-        tables: how many there are.
+        count: tables of a slot.
+        tables_of: their first bytes, given the first byte that is needed.
     """
-    last = max(0, tables - 2)
-    # Of each output, its non-zero columns in the order of the tables.
-    queues = [sorted(np.flatnonzero(row), key=lambda column: int(table[column])) for row in weights]
+    # Of each output, its non-zero columns in the order of their places.
+    queues = [sorted(np.flatnonzero(row), key=lambda column: int(places[column])) for row in weights]
     done = [0] * len(queues)
-    pair: list[int] = []
+    tables: list[Sequence[int]] = []
     choices: list[NDArray[np.uint8]] = []
     chosen: list[NDArray[np.int8]] = []
-    for first in range(last + 1):
-        due = tables if first == last else first
-        while any(n < len(queue) and table[queue[n]] <= due for n, queue in zip(done, queues, strict=True)):
-            choice, weight = np.zeros((LANES, QUAD), np.uint8), np.zeros((LANES, QUAD), np.int8)
-            for output, queue in enumerate(queues):
-                for lane in range(QUAD):
-                    n = done[output]
-                    if n == len(queue) or table[queue[n]] > first + 1:
-                        break
-                    column = queue[n]
-                    choice[output, lane] = TABLE * (table[column] - first) + byte[column]
-                    weight[output, lane] = weights[output, column]
-                    done[output] += 1
-            pair.append(first)
-            choices.append(choice)
-            chosen.append(weight)
-    shape = (len(pair), LANES, QUAD)
+    while heads := [int(places[queue[n]]) for n, queue in zip(done, queues, strict=True) if n < len(queue)]:
+        tables.append(tables_of(min(heads)))
+        choice, weight = np.zeros((LANES, QUAD), np.uint8), np.zeros((LANES, QUAD), np.int8)
+        for output, queue in enumerate(queues):
+            for lane, column in enumerate(queue[done[output] : done[output] + QUAD]):
+                byte = _byte(tables[-1], int(places[column]))
+                if byte is None:
+                    break
+                choice[output, lane], weight[output, lane] = byte, weights[output, column]
+                done[output] += 1
+        choices.append(choice)
+        chosen.append(weight)
+    shape = (len(tables), LANES, QUAD)
     return Slots(
-        np.array(pair, np.int64),
+        np.array(tables, np.int64).reshape(len(tables), count),
         np.array(choices, np.uint8).reshape(shape),
         np.array(chosen, np.int8).reshape(shape),
     )
 
 
+def _byte(tables: Sequence[int], place: int) -> int | None:
+    """Where a place lies in tables, one behind the other."""
+    return next(
+        (TABLE * number + place - first for number, first in enumerate(tables) if 0 <= place - first < TABLE), None
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Permuted:
-    """A product whose zero weights take no time."""
+    """A product whose zero weights take no time.
+
+    Attributes:
+        product: what is computed.
+        pairs: whether a slot's activations are chosen from two tables, which stay where they are, or from one that
+            begins anywhere: an Intel processor takes more than twice the time to choose from two.
+    """
 
     product: Product
+    pairs: bool
 
     @property
     def name(self) -> str:
         return self.product.name
 
-    def tables(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Each table's first byte, relative to a position's first pixel, and each column's table and byte in it."""
-        places = byte_places(self.product)
-        starts: list[int] = []
-        table = np.zeros(len(places), np.int64)
-        for column in np.argsort(places, kind="stable"):
-            if not starts or places[column] >= starts[-1] + TABLE:
-                starts.append(int(places[column]))
-            table[column] = len(starts) - 1
-        found = np.array(starts, np.int64)
-        return found, table, places - found[table]
-
     def slots(self) -> list[Slots]:
         """The schedule of each block of outputs."""
-        starts, table, byte = self.tables()
+        places = byte_places(self.product)
+        starts: list[int] = []
+        for place in np.sort(places).tolist():
+            if not starts or place >= starts[-1] + TABLE:
+                starts.append(place)
+
+        def pair(place: int) -> Sequence[int]:
+            table = next(number for number, start in enumerate(starts) if place < start + TABLE)
+            first = max(0, min(table, len(starts) - 2))
+            return starts[first : first + 2]
+
         rows = self.product.weight.reshape(self.product.outputs, -1)
+        count, tables_of = (min(2, len(starts)), pair) if self.pairs else (1, lambda place: [place])
         return [
-            scheduled(table, byte, rows[start : start + LANES], len(starts))
+            scheduled(places, rows[start : start + LANES], count, tables_of)
             for start in range(0, self.product.outputs, LANES)
         ]
 
     def emit(self, context: Context) -> None:
         product = self.product
-        starts = self.tables()[0]
         blocks = self.slots()
         tile = tile_of(product, context.isa.permuted_positions)
         at_biases = context.tables.add(product.biases(product.source.offset))
         ending = Ending(context, product, tile)
-        total = sum(len(block.pair) for block in blocks)
+        total = sum(len(block.tables) for block in blocks)
         if len(tile.places) > 1 and total <= MOST_WRITTEN_OUT:
             for number, slots in enumerate(blocks):
-                self._written_out(context, slots, starts, tile, ending, number * LANES, at_biases)
+                self._written_out(context, slots, tile, ending, number * LANES, at_biases)
         else:
-            self._looped(context, blocks, starts, tile, ending)
+            self._looped(context, blocks, tile, ending)
 
     def _written_out(
-        self, context: Context, slots: Slots, starts: NDArray[np.int64], tile: Tile, ending: Ending, channel: int,
-        at_biases: int,
-    ) -> None:  # fmt: skip
+        self, context: Context, slots: Slots, tile: Tile, ending: Ending, channel: int, at_biases: int
+    ) -> None:
         """One block: the loop is over positions alone, and tables stay in registers from slot to slot."""
         code, product, source = context.code, self.product, self.product.source
         dots, kind = Dots(code, context.isa), vector(I8, TABLE)
@@ -138,16 +145,14 @@ class Permuted:
             base = code.at(context.work, distance)
             pixels = [code.at(base, source.origin + apart) for apart in relative_bytes(product, tile)]
             # A few slots stay in registers for all positions; many would only be moved to the stack.
-            block = context.block if len(slots.pair) <= MOST_HELD else code.anew(context.block)
+            block = context.block if len(slots.tables) <= MOST_HELD else code.anew(context.block)
             # With many slots each position has two sums, which take turns: one alone would wait for itself.
             zero = code.constant(bias.type, 0)
-            sums = [[bias] * len(pixels)] + [[zero] * len(pixels)] * (len(slots.pair) > MOST_HELD)
+            sums = [[bias] * len(pixels)] + [[zero] * len(pixels)] * (len(slots.tables) > MOST_HELD)
             held: dict[int, list[Value]] = {}
-            for number, first in enumerate(slots.pair.tolist()):
-                needed = range(first, min(first + 2, len(starts)))
+            for number, needed in enumerate(slots.tables.tolist()):
                 held = {
-                    table: held.get(table) or [code.load(pixel, kind, int(starts[table])) for pixel in pixels]
-                    for table in needed
+                    table: held.get(table) or [code.load(pixel, kind, table) for pixel in pixels] for table in needed
                 }
                 choices = code.load(block, kind, at_choices + TABLE * number)
                 weights = code.load(block, kind, at_weights + TABLE * number)
@@ -158,22 +163,18 @@ class Permuted:
             found = sums[0] if len(sums) == 1 else [code.builder.add(*both) for both in zip(*sums, strict=True)]
             ending.store(place, channel, found)
 
-    def _looped(
-        self, context: Context, blocks: list[Slots], starts: NDArray[np.int64], tile: Tile, ending: Ending
-    ) -> None:
+    def _looped(self, context: Context, blocks: list[Slots], tile: Tile, ending: Ending) -> None:
         """All blocks: loops over blocks, positions and slots."""
         code, product, source = context.code, self.product, self.product.source
-        dots, kind, single = Dots(code, context.isa), vector(I8, TABLE), len(starts) == 1
+        dots, kind, tables = Dots(code, context.isa), vector(I8, TABLE), blocks[0].tables.shape[1]
         together = max(1, TOGETHER // len(tile.places))
         groups = [
             _side_by_side(blocks[start : start + together], together) for start in range(0, len(blocks), together)
         ]
-        lengths = [len(group.pair) for group in groups]
+        lengths = [len(group.tables) for group in groups]
         ends = np.cumsum(lengths)
         at_bounds = context.tables.add(np.stack([ends - lengths, ends], axis=1).astype(np.int64))
-        pairs = np.concatenate([group.pair for group in groups])
-        places = np.stack([starts[pairs], starts[np.minimum(pairs + 1, len(starts) - 1)]], axis=-1)
-        at_places = context.tables.add(places)
+        at_places = context.tables.add(np.concatenate([group.tables for group in groups]))
         at_choices = context.tables.add(np.concatenate([group.choices for group in groups]))
         at_weights = context.tables.add(np.concatenate([group.weights for group in groups]))
         spare = LANES * (together * len(groups) - product.blocks)
@@ -193,14 +194,13 @@ class Permuted:
                     for part in range(together)
                 ]  # fmt: skip
                 with code.loop(end, start=begin) as slot:
-                    entry = code.at(context.block, code.offset((slot, 16 * together)))
+                    entry = code.at(context.block, code.offset((slot, 8 * tables * together)))
                     row = code.at(context.block, code.offset((slot, TABLE * together)))
                     for part in range(together):
-                        first, other = (code.load(entry, I64, at_places + 16 * part + word) for word in (0, 8))
+                        wanted = [code.load(entry, I64, at_places + 8 * (tables * part + n)) for n in range(tables)]
                         choices = code.load(row, kind, at_choices + TABLE * part)
                         weights = code.load(row, kind, at_weights + TABLE * part)
                         for pixel, one in zip(pixels, sums[part], strict=True):
-                            wanted = (first,) if single else (first, other)
                             bytes_ = dots.choose(choices, tuple(code.load(pixel, kind, start) for start in wanted))
                             one.set(dots.quads(one.get(), bytes_, weights))
                 for part in range(together):
@@ -212,15 +212,12 @@ class Permuted:
 
 def _side_by_side(blocks: list[Slots], count: int) -> Slots:
     """Several blocks' schedules, each slot of all of them together: (slots, blocks, ...)."""
-    length = max(1, *(len(block.pair) for block in blocks))
-    pair = np.zeros((length, count), np.int64)
+    length = max(1, *(len(block.tables) for block in blocks))
+    tables = np.zeros((length, count, blocks[0].tables.shape[1]), np.int64)
     choices = np.zeros((length, count, LANES, QUAD), np.uint8)
     weights = np.zeros((length, count, LANES, QUAD), np.int8)
     for number, block in enumerate(blocks):
-        slots = len(block.pair)
-        pair[:slots, number], choices[:slots, number], weights[:slots, number] = (
-            block.pair,
-            block.choices,
-            block.weights,
-        )
-    return Slots(pair, choices, weights)
+        slots = len(block.tables)
+        tables[:slots, number], choices[:slots, number] = block.tables, block.choices
+        weights[:slots, number] = block.weights
+    return Slots(tables, choices, weights)

@@ -16,6 +16,7 @@ from host.cpu.ends import Input, Output
 from host.cpu.isa import Isa
 from host.cpu.layout import LANES, Map, stride_of
 from host.cpu.listed import Listed, listed_row_bytes
+from host.cpu.measured import Measured
 from host.cpu.patches import Patches, of_patches, patch_map, pieces
 from host.cpu.permuted import TABLE
 from host.cpu.pools import Pool
@@ -250,6 +251,8 @@ class Planner:
             product = _flat(product) if _is_flat(lists, source) else product
         steps, ready = self._gathered(product) if lists is None else ([], product)
         step = self._form(ready, lists, self._isa)
+        if isinstance(step, Measured):
+            step = replace(step, state=self._reserve(step.size))
         if isinstance(step, Dense) and self._isa.wide:
             widened = self._place(replace(source, unit=2, offset=0, fill=0))
             steps, ready = self._gathered(replace(product, source=widened))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +16,8 @@ from host.cpu.isa import Isa
 
 INTEGERS, FLOATS = "infer_integers", "infer_floats"
 OPTIMISATION = 3
+# Of Linux on x86-64: the system call, what is asked of it, and for what.
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
 llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
@@ -35,8 +39,22 @@ class Compiled:
 
 
 def processor() -> tuple[str, Mapping[str, bool]]:
-    """The processor's name and its features, as LLVM calls them."""
-    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features()
+    """The processor's name and its features, as LLVM calls them; tiles only if the system lets this process use them."""
+    features = dict(llvm.get_host_cpu_features())
+    if features.get("amx-tile") and not _tiles_allowed():
+        features["amx-tile"] = False
+    return llvm.get_host_cpu_name(), features
+
+
+@functools.cache
+def _tiles_allowed() -> bool:
+    """Asks Linux for AMX's tiles, which it saves for no process that did not ask (Documentation/arch/x86/xstate.rst)."""
+    try:
+        syscall = ctypes.CDLL(None).syscall
+    except (OSError, AttributeError):
+        return False
+    numbers = (_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA)
+    return sys.platform == "linux" and syscall(*(ctypes.c_long(number) for number in numbers)) == 0
 
 
 def target_machine(isa: Isa, cpu: str = ""):

@@ -10,6 +10,9 @@ from host.cpu.ir import I8, I16, I32, I64, Value, vector
 from host.cpu.layout import LANES, Map, padded, stride_of
 from host.cpu.steps import Context, Scale
 
+# Bits of a sum.
+_WORD = 32
+
 
 def multipliers(context: Context, scale: Scale) -> int:
     """Adds the multipliers of all channels, spare ones too, to the tables."""
@@ -19,17 +22,40 @@ def multipliers(context: Context, scale: Scale) -> int:
 
 def requantised(context: Context, sums: Value, scale: Scale, multiplier: Value) -> Value:
     """16 bytes of 16 int32 sums; `multiplier` is a vector of int32."""
-    code, builder, wide = context.code, context.code.builder, vector(I64, LANES)
-    product = builder.mul(builder.sext(sums, wide), builder.sext(multiplier, wide))
+    code, builder = context.code, context.code.builder
     # The offset of the bytes is added before the shift, so that both ends of the range are those of a byte.
     half = ((1 << scale.shift) >> 1) + (scale.offset << scale.shift)
-    shifted = builder.add(product, code.constant(wide, half))
-    shift = code.constant(wide, scale.shift)
-    if not scale.narrow:
-        return builder.trunc(_saturated(context, builder.ashr(shifted, shift)), vector(I8, LANES))
-    # The low half of either shift is the same, and few processors have the arithmetic one for 64 bits.
-    moved = builder.lshr(shifted, shift) if scale.shift <= 32 else builder.ashr(shifted, shift)
-    return builder.trunc(_saturated(context, builder.trunc(moved, vector(I32, LANES))), vector(I8, LANES))
+    if scale.narrow and scale.shift <= _WORD:
+        value = _shifted_in_halves(context, sums, multiplier, half, scale.shift)
+    else:
+        wide = vector(I64, LANES)
+        product = builder.mul(builder.sext(sums, wide), builder.sext(multiplier, wide))
+        shifted = builder.ashr(builder.add(product, code.constant(wide, half)), code.constant(wide, scale.shift))
+        value = builder.trunc(shifted, vector(I32, LANES)) if scale.narrow else shifted
+    return builder.trunc(_saturated(context, value), vector(I8, LANES))
+
+
+def _shifted_in_halves(context: Context, sums: Value, multiplier: Value, half: int, shift: int) -> Value:
+    """(sums * multiplier + half) >> shift, where the result fits 32 bits and `shift` is at most 32.
+
+    Processors multiply the even lanes of a vector to 64 bits each: the odd ones follow, and nothing changes its lane.
+    """
+    code, builder, wide = context.code, context.code.builder, vector(I64, LANES // 2)
+    word = code.constant(wide, _WORD)
+    left, right = (builder.bitcast(value, wide) for value in (sums, multiplier))
+    even, odd = (
+        builder.add(builder.mul(*factors), code.constant(wide, half))
+        for factors in (
+            [builder.ashr(builder.shl(value, word), word) for value in (left, right)],
+            [builder.ashr(value, word) for value in (left, right)],
+        )
+    )
+    # Of both the 32 bits from `shift` on, which no sign shifted in reaches: those of odd lanes in the upper half.
+    low = builder.lshr(even, code.constant(wide, shift))
+    high = builder.shl(odd, code.constant(wide, _WORD - shift)) if shift < _WORD else odd
+    kind = vector(I32, LANES)
+    lanes = [lane + LANES * (lane % 2) for lane in range(LANES)]
+    return code.shuffle(builder.bitcast(low, kind), builder.bitcast(high, kind), lanes)
 
 
 def _saturated(context: Context, value: Value) -> Value:

@@ -14,8 +14,8 @@ from host.cpu.steps import Context, Lists
 
 # Bytes compared at once: as many as a mask has bits.
 CHUNK = 64
-# Pixels whose thresholds are searched side by side.
-TOGETHER = 4
+# Pixels whose thresholds are searched side by side, at most.
+TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,11 @@ def thresholds(context: Context, k: int, counts: Sequence[Callable[[Value], Valu
             builder.icmp_unsigned(">=", count(candidate), I64(k))
             for count, candidate in zip(counts, candidates, strict=True)
         ]
-        found = [builder.select(*choice) for choice in zip(reached, candidates, found, strict=True)]
+        # No select: LLVM would branch on it, and no processor foresees which way.
+        found = [
+            builder.or_(value, builder.shl(builder.zext(where, I8), I8(bit)))
+            for value, where in zip(found, reached, strict=True)
+        ]
     return found
 
 
@@ -131,7 +135,7 @@ class LocalWinners:
     def emit(self, context: Context) -> None:
         code, source, target = context.code, self.source, self.target
         # Each bit of a threshold waits for the one before: neighbours are searched side by side.
-        together = min(TOGETHER, source.width)
+        together = -(-source.width // -(-source.width // TOGETHER))
         with code.loop(source.height) as y, code.loop(source.width, step=together) as start:
             # The last ones of a row may be searched again.
             x = code.less(start, I64(source.width - together)) if source.width % together else start

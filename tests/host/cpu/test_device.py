@@ -247,8 +247,8 @@ def test_every_share_of_a_batch(monkeypatch, count):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("sse9", "device 'cpu:sse9': no such path: use one of avx512, avx2, portable"),
-        ("avx2,portable", "device 'cpu:avx2,portable': takes one of avx512, avx2, portable, and 'dense'"),
+        ("sse9", "device 'cpu:sse9': no such path: use one of amx, avx512, avx2, portable"),
+        ("avx2,portable", "device 'cpu:avx2,portable': takes one of amx, avx512, avx2, portable, and 'dense'"),
     ],
 )
 def test_wrong_paths(hwpack, argument, message):

@@ -10,6 +10,7 @@ from benchmarks import gsc_network
 from host import reference
 from host.cpu.device import Cpu
 from host.cpu.isa import EMULATED, PATHS, choose, supported
+from host.cpu.measured import Measured
 from host.cpu.plan import Planner
 from host.cpu.program import processor
 from hwgen.errors import InputError
@@ -29,7 +30,7 @@ from hwgen.format.network import (
 from tests.random_networks import random_network
 
 # What this processor can run, and the decisions of AVX-512 in any case.
-PATHS_HERE = [*supported(processor()[1]), EMULATED.name]
+PATHS_HERE = [*supported(processor()[1]), *EMULATED]
 every_path = pytest.mark.parametrize("path", PATHS_HERE)
 
 
@@ -166,12 +167,17 @@ def test_networks_with_edges(name, path, dense):
 def test_every_way_is_tried():
     kinds = {kind for name in NETWORKS for path in PATHS_HERE for kind in _kinds(NETWORKS[name], path)}
     assert kinds >= {
-        "Dense", "Listed", "Permuted", "Patches", "Pool", "Elementwise", "LocalWinners", "GlobalWinners",
+        "Dense", "Tiles", "Listed", "Permuted", "Permuted, two tables", "Patches", "Pool", "Elementwise", "LocalWinners", "GlobalWinners",
     }  # fmt: skip
 
 
 def _kinds(network: IntegerNetwork, path: str) -> list[str]:
-    return [type(step).__name__ for step in Planner(network, choose(path, processor()[1])).plan().steps]
+    found = []
+    for step in Planner(network, choose(path, processor()[1])).plan().steps:
+        for way in step.ways if isinstance(step, Measured) else (step,):
+            pairs = ", two tables" if getattr(way, "pairs", False) else ""
+            found.append(type(way).__name__ + pairs)
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,6 @@ from host import reference
 from host.cpu import choice
 from host.cpu.compiler import compiled
 from host.cpu.isa import PATHS
-from host.cpu.listed import Listed
-from host.cpu.permuted import Permuted
 from host.cpu.plan import Plan, Planner
 from host.cpu.program import FLOATS, INTEGERS
 from host.cpu.steps import Step
@@ -48,10 +46,10 @@ GUARD, REFUSED = b"\xaa" * 64, b"\xff" * 4
 COUNTED = ("vpdpbusd", "vpdpwssd", "vpermb", "vpermi2b", "vpermt2b")
 
 
-def _wherever_possible(way: type[Step]) -> Callable[..., Step]:
+def _wherever_possible(unit: str) -> Callable[..., Step]:
     def form(product, lists, isa) -> Step:
-        steps = [step for _, step in choice.ways(product, lists, isa)]
-        return next((step for step in steps if isinstance(step, way)), steps[0])
+        ways = choice.ways(product, lists, isa)
+        return next((way for way in ways if way.unit == unit), ways[0]).step
 
     return form
 
@@ -59,8 +57,9 @@ def _wherever_possible(way: type[Step]) -> Callable[..., Step]:
 FORMS = {
     "chosen": choice.best,
     "dense": choice.dense,
-    "permuted": _wherever_possible(Permuted),
-    "listed": _wherever_possible(Listed),
+    "permuted": _wherever_possible("slot"),
+    "permuted, two tables": _wherever_possible("pair_slot"),
+    "listed": _wherever_possible("pair"),
 }
 
 

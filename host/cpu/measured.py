@@ -1,0 +1,94 @@
+"""Several ways of one step, of which each word takes the one that was the fastest lately.
+
+Which way is the fastest may change while a program runs: where other programs use the same core's multipliers, or the
+processor slows its tiles down to save power, AMX takes a quarter of the time of vector code or half as much again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from host.cpu.ir import I64, POINTER, Code, Value
+from host.cpu.steps import Context, Step
+
+# Words of which one tries a way that was slower.
+BETWEEN_TRIALS = 64
+# A way's time rises by this share, as a shift, of what the last one took more; it falls at once.
+SHARE = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Ways that compute the same.
+
+    Attributes:
+        ways: at least one.
+        state: byte in the workspace where the number of words is kept, and then each way's time; `size` bytes.
+    """
+
+    ways: tuple[Step, ...]
+    state: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.ways[0].name
+
+    @property
+    def size(self) -> int:
+        return 8 * (1 + len(self.ways))
+
+    def emit(self, context: Context) -> None:
+        code, builder = context.code, context.code.builder
+        places = [self.state + 8 * (1 + number) for number in range(len(self.ways))]
+        words = code.load(context.work, I64, self.state)
+        code.store(builder.add(words, I64(1)), context.work, self.state)
+        trial = builder.udiv(words, I64(BETWEEN_TRIALS))
+        due = builder.icmp_unsigned("==", builder.mul(trial, I64(BETWEEN_TRIALS)), words)
+        # Emulation has no time: the ways take turns, so that tests see all of them.
+        turn = builder.urem(words if context.isa.emulated else trial, I64(len(self.ways)))
+        fastest = self._fastest(context, places)
+        chosen = turn if context.isa.emulated else builder.select(due, turn, fastest)
+        before = self._now(context)
+        functions = [self._function(context, number, way) for number, way in enumerate(self.ways)]
+        after = builder.append_basic_block("measured")
+        switch = builder.switch(chosen, after)
+        for number, function in enumerate(functions):
+            block = builder.append_basic_block("way")
+            switch.add_case(I64(number), block)
+            builder.position_at_end(block)
+            builder.call(function, (context.work, context.block))
+            builder.branch(after)
+        builder.position_at_end(after)
+        taken = builder.sub(self._now(context), before)
+        place = code.at(context.work, code.offset((chosen, 8), (self.state + 8, 1)))
+        known = code.load(place, I64)
+        # Interrupts, and caches that are cold at first, only ever make a time longer.
+        slower = builder.add(known, builder.lshr(builder.sub(taken, known), I64(SHARE)))
+        longer = builder.icmp_unsigned(">", taken, known)
+        first = builder.icmp_unsigned("==", known, I64(0))
+        code.store(builder.select(builder.or_(first, builder.not_(longer)), taken, slower), place)
+
+    def _fastest(self, context: Context, places: list[int]) -> Value:
+        """The number of the way that takes the least time; one that was never taken takes none."""
+        code, builder = context.code, context.code.builder
+        fastest, least = I64(0), code.load(context.work, I64, places[0])
+        for number, place in enumerate(places[1:], 1):
+            time = code.load(context.work, I64, place)
+            faster = builder.icmp_unsigned("<", time, least)
+            fastest, least = builder.select(faster, I64(number), fastest), builder.select(faster, time, least)
+        return fastest
+
+    @staticmethod
+    def _now(context: Context) -> Value:
+        return I64(0) if context.isa.emulated else context.code.call("llvm.readcyclecounter", I64)
+
+    @staticmethod
+    def _function(context: Context, number: int, way: Step) -> Value:
+        name = f"{context.code.function.name}_way_{number}"
+        code = Code(context.code.module, name, (POINTER, POINTER), ir.VoidType())
+        work, block = code.function.args
+        way.emit(Context(code, context.isa, work, block, context.tables))
+        code.finish()
+        return code.function

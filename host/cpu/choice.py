@@ -5,6 +5,7 @@ Nanoseconds a unit, measured with `python -m benchmarks.cpu_ways`; only their ra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from host.cpu.dense import Dense
@@ -87,6 +88,16 @@ def best(product: Product, lists: Lists | None, isa: Isa) -> Step:
         return first.step
     close = [way.step for way in found if way.nanoseconds(isa) <= most and not isinstance(way.step, Listed)]
     return first.step if len(close) == 1 else Measured(tuple(close))
+
+
+def wherever_possible(unit: str) -> Callable[[Product, Lists | None, Isa], Step]:
+    """Products in the way of that unit, and densely where there is none: to measure and to test it."""
+
+    def form(product: Product, lists: Lists | None, isa: Isa) -> Step:
+        found = ways(product, lists, isa)
+        return next((way for way in found if way.unit == unit), found[0]).step
+
+    return form
 
 
 def ways(product: Product, lists: Lists | None, isa: Isa) -> list[Way]:

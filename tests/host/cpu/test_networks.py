@@ -8,11 +8,13 @@ import pytest
 import host
 from benchmarks import gsc_network
 from host import reference
+from host.cpu import choice
+from host.cpu.compiler import compiled
 from host.cpu.device import Cpu
 from host.cpu.isa import EMULATED, PATHS, choose, supported
 from host.cpu.measured import Measured
 from host.cpu.plan import Planner
-from host.cpu.program import processor
+from host.cpu.program import Program, processor
 from hwgen.errors import InputError
 from hwgen.format.io import quantise_input
 from hwgen.format.network import (
@@ -31,6 +33,10 @@ from tests.random_networks import random_network
 
 # What this processor can run, and the decisions of AVX-512 in any case.
 PATHS_HERE = [*supported(processor()[1]), *EMULATED]
+# What the paths with a choice among ways that need no lists choose from, by its units.
+PATHS_OF_WAYS = {
+    "amx": ("tile",), "amx-emulated": ("tile",), "avx512": ("slot", "pair_slot"), "avx512-emulated": ("slot", "pair_slot"),
+}  # fmt: skip
 every_path = pytest.mark.parametrize("path", PATHS_HERE)
 
 
@@ -60,6 +66,18 @@ def check(network: IntegerNetwork, path: str, *, dense: bool = False, count: int
     return [type(step).__name__ for step in Planner(network, isa).plan().steps]
 
 
+def check_way(network: IntegerNetwork, path: str, unit: str, count: int = 5) -> None:
+    """Compares with the reference, each product in the same way where it can be."""
+    isa, x = choose(path, processor()[1]), words(network, count)
+    plan = Planner(network, isa, choice.wherever_possible(unit)).plan()
+    program = Program(compiled(plan, network.output_scale, isa), isa)
+    expected = reference.run_int(network, x)
+    stored = (x + (128 if network.input.signed else 0)).astype(np.uint8, order="C")
+    y, work = np.zeros(expected.shape, np.int32), program.workspace()
+    program.integers(stored.ctypes.data, y.ctypes.data, count, work.ctypes.data, program.block)
+    np.testing.assert_array_equal(y, expected, err_msg=unit)
+
+
 @every_path
 @pytest.mark.parametrize("part", range(3))
 def test_some_random_networks(part, path):
@@ -74,6 +92,8 @@ def test_many_random_networks(path):
         network = random_network(seed)
         check(network, path)
         check(network, path, dense=True)
+        for unit in PATHS_OF_WAYS.get(path, ()):
+            check_way(network, path, unit)
 
 
 def mask(weight: np.ndarray) -> np.ndarray:
@@ -151,6 +171,12 @@ NETWORKS = {
     "local winners of a vector": network_of(
         (3, 4, 4), 5, conv("a", 6, 3, 2, 2), scaled("b", 6), Flatten("f"), KWinners("k", 7, True), linear("c", 5, 54)
     ),
+    "strided": network_of(
+        (32, 9, 11), 20, conv("a", 20, 32, 3, 3, density=0.3, stride=(2, 2), padding=(1, 1)), scaled("b", 20)
+    ),
+    "strided and pooled": network_of(
+        (32, 4, 45), 40, conv("a", 40, 32, 2, 2, stride=(1, 2)), MaxPool2d("p", (3, 2), (3, 2)), scaled("b", 40)
+    ),
     "sparse and wide": network_of(
         (512, 2, 2), 128, KWinners("k", 51, True), conv("a", 128, 512, 1, 1, density=0.05)
     ),
@@ -162,6 +188,13 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_with_edges(name, path, dense):
     check(NETWORKS[name], path, dense=dense)
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS_HERE if PATHS_OF_WAYS.get(path)])
+@pytest.mark.parametrize("name", ["strided", "strided and pooled", "sparse and wide", "many features"])
+def test_each_way_wherever_possible(name, path):
+    for unit in PATHS_OF_WAYS[path]:
+        check_way(NETWORKS[name], path, unit)
 
 
 def test_every_way_is_tried():

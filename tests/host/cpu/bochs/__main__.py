@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +29,6 @@ from host.cpu.compiler import compiled
 from host.cpu.isa import PATHS
 from host.cpu.plan import Plan, Planner
 from host.cpu.program import FLOATS, INTEGERS
-from host.cpu.steps import Step
 from hwgen import terminal
 from hwgen.errors import HwgenError
 from hwgen.format.io import dequantise_output, quantise_input
@@ -46,20 +45,12 @@ GUARD, REFUSED = b"\xaa" * 64, b"\xff" * 4
 COUNTED = ("vpdpbusd", "vpdpwssd", "vpermb", "vpermi2b", "vpermt2b")
 
 
-def _wherever_possible(unit: str) -> Callable[..., Step]:
-    def form(product, lists, isa) -> Step:
-        ways = choice.ways(product, lists, isa)
-        return next((way for way in ways if way.unit == unit), ways[0]).step
-
-    return form
-
-
 FORMS = {
     "chosen": choice.best,
     "dense": choice.dense,
-    "permuted": _wherever_possible("slot"),
-    "permuted, two tables": _wherever_possible("pair_slot"),
-    "listed": _wherever_possible("pair"),
+    "permuted": choice.wherever_possible("slot"),
+    "permuted, two tables": choice.wherever_possible("pair_slot"),
+    "listed": choice.wherever_possible("pair"),
 }
 
 

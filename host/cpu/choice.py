@@ -19,7 +19,7 @@ from host.cpu.steps import Lists, Step
 from host.cpu.tiles import Tiles, tileable
 
 # Ways up to so many times slower than the fastest, by the model, are measured.
-CLOSE = 3
+CLOSE = 4
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Costs:
     tile: float = 0.0
 
 
-_AVX512 = Costs(quad=0.28, pair=1.05, slot=0.65, pair_slot=0.93)
+_AVX512 = Costs(quad=0.36, pair=0.95, slot=0.5, pair_slot=0.76)
 _AMX = replace(_AVX512, tile=12.0)
 COSTS = {
     "amx": _AMX,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.cpu.isa import Isa
+from hwgen.errors import ToolError
 
 INTEGERS, FLOATS = "infer_integers", "infer_floats"
 OPTIMISATION = 3
@@ -79,9 +80,14 @@ class Program:
     Arguments:
         made: what was compiled.
         isa: the path that it was compiled for.
+
+    Raises:
+        ToolError: the system does not let this process use the path's tiles.
     """
 
     def __init__(self, made: Compiled, isa: Isa):
+        if isa.tiles and not isa.emulated and not _tiles_allowed():
+            raise ToolError(f"device 'cpu:{isa.name}': the system refuses AMX's tiles: use cpu:avx512")
         self._block, self._workspace = _aligned(made.block), made.workspace
         # The engine needs a module of its own, which stays empty.
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(isa))

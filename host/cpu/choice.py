@@ -109,7 +109,9 @@ def ways(product: Product, lists: Lists | None, isa: Isa) -> list[Way]:
     if isa.permutes:
         for unit, pairs_of_tables in (("slot", False), ("pair_slot", True)):
             permuted = Permuted(product, pairs_of_tables)
-            found.append(Way(unit, sum(len(block.tables) for block in permuted.slots()), permuted))
+            # Where there is a single table, both are one way.
+            if permuted.slots[0].tables.shape[1] == 1 + pairs_of_tables:
+                found.append(Way(unit, sum(len(block.tables) for block in permuted.slots), permuted))
     return found
 
 

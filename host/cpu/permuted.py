@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from host.cpu.steps import Context
 
 # Bytes of a table, and of two.
 TABLE = 64
+# Beyond every place.
+_NOWHERE = 1 << 62
 # So many slots are written out where there is more than one position; beyond that their code would leave the cache.
 MOST_WRITTEN_OUT = 512
 # So many slots of a block are in registers, beside a tile's sums and tables.
@@ -50,22 +53,29 @@ def scheduled(
         count: tables of a slot.
         tables_of: their first bytes, given the first byte that is needed.
     """
-    # Of each output, its non-zero columns in the order of their places.
-    queues = [sorted(np.flatnonzero(row), key=lambda column: int(places[column])) for row in weights]
-    done = [0] * len(queues)
+    columns = [row[np.argsort(places[row], kind="stable")] for row in (np.flatnonzero(row) for row in weights)]
+    # Of each output, what is left begins at `done`; there is nothing behind the last one.
+    longest = max(len(row) for row in columns) + QUAD
+    queue, values = np.full((len(columns), longest), _NOWHERE), np.zeros((len(columns), longest), np.int8)
+    for output, row in enumerate(columns):
+        queue[output, : len(row)], values[output, : len(row)] = places[row], weights[output, row]
+    done, lanes, outputs = np.zeros(len(columns), np.int64), np.arange(QUAD), np.arange(len(columns))[:, None]
     tables: list[Sequence[int]] = []
     choices: list[NDArray[np.uint8]] = []
     chosen: list[NDArray[np.int8]] = []
-    while heads := [int(places[queue[n]]) for n, queue in zip(done, queues, strict=True) if n < len(queue)]:
-        tables.append(tables_of(min(heads)))
+    while True:
+        following = outputs, done[:, None] + lanes
+        wanted = queue[following]
+        first = int(wanted[:, 0].min())
+        if first == _NOWHERE:
+            break
+        tables.append(tables_of(first))
         choice, weight = np.zeros((LANES, QUAD), np.uint8), np.zeros((LANES, QUAD), np.int8)
-        for output, queue in enumerate(queues):
-            for lane, column in enumerate(queue[done[output] : done[output] + QUAD]):
-                byte = _byte(tables[-1], int(places[column]))
-                if byte is None:
-                    break
-                choice[output, lane], weight[output, lane] = byte, weights[output, column]
-                done[output] += 1
+        for number, start in enumerate(tables[-1]):
+            served = (wanted >= start) & (wanted < start + TABLE)
+            choice[: len(columns)][served] = TABLE * number + wanted[served] - start
+            weight[: len(columns)][served] = values[following][served]
+            done += served.sum(axis=1)
         choices.append(choice)
         chosen.append(weight)
     shape = (len(tables), LANES, QUAD)
@@ -73,13 +83,6 @@ def scheduled(
         np.array(tables, np.int64).reshape(len(tables), count),
         np.array(choices, np.uint8).reshape(shape),
         np.array(chosen, np.int8).reshape(shape),
-    )
-
-
-def _byte(tables: Sequence[int], place: int) -> int | None:
-    """Where a place lies in tables, one behind the other."""
-    return next(
-        (TABLE * number + place - first for number, first in enumerate(tables) if 0 <= place - first < TABLE), None
     )
 
 
@@ -100,6 +103,7 @@ class Permuted:
     def name(self) -> str:
         return self.product.name
 
+    @functools.cached_property
     def slots(self) -> list[Slots]:
         """The schedule of each block of outputs."""
         places = byte_places(self.product)
@@ -122,7 +126,7 @@ class Permuted:
 
     def emit(self, context: Context) -> None:
         product = self.product
-        blocks = self.slots()
+        blocks = self.slots
         tile = tile_of(product, context.isa.permuted_positions)
         at_biases = context.tables.add(product.biases(product.source.offset))
         ending = Ending(context, product, tile)

@@ -67,29 +67,19 @@ class Tiles:
         product, code = in_one_row(self.product), context.code
         source, target, (down, across) = product.source, product.target, product.window.stride
         (pool_rows, pool_columns), columns = _pool(product), self.columns
+        # Blocks of outputs, rows of the target and tiles of positions at a time.
         together = 2 if product.blocks % 2 == 0 and 2 * pool_rows <= MOST_SUMS else 1
-        # Rows of the target, and tiles of positions, at a time.
         lines = min(target.height, MOST_SUMS // together // pool_rows)
-        tiles = lines * pool_rows
+        tiles, apart = lines * pool_rows, down * source.row
         starts, weights = self.chunks()
-        quads = weights.shape[2]
         tile_bytes = weights[0, 0].size
         grouped = weights.reshape(-1, together, *weights.shape[1:]).transpose(0, 2, 1, 3, 4, 5)
         at_weights, at_starts = context.tables.add(grouped), context.tables.add(starts)
         at_biases = context.tables.add(product.biases(source.offset))
-        sums = [[block * tiles + tile for tile in range(tiles)] for block in range(together)]
-        of_weights = [tiles * together + block for block in range(together)]
-        spare = range(tiles * together + together, REGISTERS)
-        of_values = [spare[tile % len(spare)] for tile in range(tiles)]
-        shapes = [(columns * pool_columns, ROW)] * REGISTERS
-        for register in spare:
-            shapes[register] = (columns * pool_columns, quads * QUAD)
-        for register in of_weights:
-            shapes[register] = (quads, ROW)
-        registers = Registers(context, shapes)
+        registers = Registers(context, _shapes(together, tiles, columns * pool_columns, weights.shape[2]))
+        sums, of_weights, of_values = _numbers(together, tiles)
         scratch = [[registers.memory() for _ in range(tiles)] for _ in range(together)]
         ending = Ending(context, product, Tile((), product.pool is not None))
-        apart = down * source.row
 
         with looped(context, product.blocks // together) as group:
             channel = code.offset((group, together * LANES))
@@ -122,21 +112,43 @@ class Tiles:
 
                 rounds(context, len(starts), multiply)
                 for of, places in zip(sums, scratch, strict=True):
-                    for register, place in zip(of, places, strict=True):
-                        registers.store(register, place)
+                    for register, memory in zip(of, places, strict=True):
+                        registers.store(register, memory)
                 place = code.offset((y, target.row), (x, target.pixel))
                 with code.loop(columns) as column:
+                    first_row = code.offset((column, pool_columns * ROW))
                     for block, places in enumerate(scratch):
                         for number in range(lines):
                             window = places[number * pool_rows : (number + 1) * pool_rows]
                             found = [
-                                code.load(code.at(memory, code.offset((column, pool_columns * ROW))), _SUMS, ROW * n)
+                                code.load(code.at(memory, first_row), _SUMS, ROW * n)
                                 for memory in window
                                 for n in range(pool_columns)
                             ]
                             to = code.offset((place, 1), (number, target.row), (column, target.pixel))
                             ending.store(to, code.offset((channel, 1), (block, LANES)), found)
         registers.release()
+
+
+def _numbers(together: int, tiles: int) -> tuple[list[list[int]], list[int], list[int]]:
+    """Registers of sums (by block and tile of positions), of each block's weights and of each tile's values.
+
+    Sums and weights have their own; values share what is left.
+    """
+    sums = [[block * tiles + tile for tile in range(tiles)] for block in range(together)]
+    spare = range((tiles + 1) * together, REGISTERS)
+    return sums, list(range(tiles * together, spare.start)), [spare[tile % len(spare)] for tile in range(tiles)]
+
+
+def _shapes(together: int, tiles: int, positions: int, quads: int) -> list[tuple[int, int]]:
+    """Rows and bytes of a row of each register."""
+    _, of_weights, of_values = _numbers(together, tiles)
+    shapes = [(positions, ROW)] * REGISTERS
+    for register in of_weights:
+        shapes[register] = (quads, ROW)
+    for register in of_values:
+        shapes[register] = (positions, quads * QUAD)
+    return shapes
 
 
 _SUMS = vector(I32, LANES)

@@ -20,6 +20,8 @@ from host.cpu.tiles import Tiles, tileable
 
 # Ways up to so many times slower than the fastest, by the model, are measured.
 CLOSE = 4
+# But not in layers of fewer nanoseconds: each way takes time to compile.
+LEAST = 500
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ def best(product: Product, lists: Lists | None, isa: Isa) -> Step:
     """
     found = sorted(ways(product, lists, isa), key=lambda way: way.nanoseconds(isa))
     first, most = found[0], CLOSE * found[0].nanoseconds(isa)
-    if isinstance(first.step, Listed):
+    rows, columns = product.window.size
+    # Emulation, which is there for tests, takes turns in layers of any size.
+    small = rows * columns * first.nanoseconds(isa) < LEAST and not isa.emulated
+    if small or isinstance(first.step, Listed):
         return first.step
     close = [way.step for way in found if way.nanoseconds(isa) <= most and not isinstance(way.step, Listed)]
     return first.step if len(close) == 1 else Measured(tuple(close))

@@ -126,14 +126,16 @@ class Ending:
         scale = self.product.scale
         object.__setattr__(self, "table", multipliers(self.context, scale) if scale else 0)
 
-    def store(self, place: Value, channel: int | Value, sums: list[Value]) -> None:
-        """Stores 16 channels, from `channel` on, of each position of the tile."""
+    def store(self, place: Value, channel: int | Value, sums: list[Value], bias: Value = None) -> None:
+        """Stores 16 channels, from `channel` on, of each position of the tile; `bias` if it is not in the sums yet."""
         code, target, scale = self.context.code, self.product.target, self.product.scale
         if self.tile.pooled:
             largest = sums[0]
             for value in sums[1:]:
                 largest = code.greater(largest, value)
             sums = [largest]
+        if bias is not None:
+            sums = [code.builder.add(value, bias) for value in sums]
         multiplier = None
         if scale:
             row = code.at(self.context.block, code.offset((channel, 4)))

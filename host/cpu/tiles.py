@@ -80,11 +80,16 @@ class Tiles:
         sums, of_weights, of_values = _numbers(together, tiles)
         scratch = [[registers.memory() for _ in range(tiles)] for _ in range(together)]
         ending = Ending(context, product, Tile((), product.pool is not None))
+        # Before a max-pool sums without their bias must not wrap.
+        bias_last = product.pool is None or product.weight[0].size * 128 * 255 < 1 << 31
 
         with looped(context, product.blocks // together) as group:
             channel = code.offset((group, together * LANES))
             biases = code.at(context.block, code.offset((channel, 4)))
             matrix = code.at(context.block, code.offset((group, len(starts) * together * tile_bytes)))
+            if len(starts) == 1:
+                for block, register in enumerate(of_weights):
+                    registers.load(register, code.at(matrix, at_weights + block * tile_bytes), ROW)
             with code.loop(target.height, step=lines) as line, code.loop(target.width, step=columns) as start:
                 # The last tiles may compute some positions again.
                 y = code.less(line, I64(target.height - lines)) if target.height % lines else line
@@ -93,7 +98,10 @@ class Tiles:
                 base = code.at(context.work, distance)
                 for block, of in enumerate(sums):
                     for register in of:
-                        registers.load(register, code.at(biases, at_biases + 4 * LANES * block), 0)
+                        if bias_last:
+                            registers.clear(register)
+                        else:
+                            registers.load(register, code.at(biases, at_biases + 4 * LANES * block), 0)
 
                 def multiply(number: int | Value, base=base, matrix=matrix) -> None:
                     if isinstance(number, int):
@@ -102,7 +110,7 @@ class Tiles:
                         first = code.load(code.at(context.block, code.offset((number, 8))), I64, at_starts)
                     pixel = code.at(base, first)
                     row = code.at(matrix, code.offset((number, together * tile_bytes)))
-                    for block, register in enumerate(of_weights):
+                    for block, register in enumerate(of_weights if len(starts) > 1 else ()):
                         registers.load(register, code.at(row, at_weights + block * tile_bytes), ROW)
                     for tile, register in enumerate(of_values):
                         values = code.at(pixel, source.origin + tile * apart)
@@ -118,6 +126,7 @@ class Tiles:
                 with code.loop(columns) as column:
                     first_row = code.offset((column, pool_columns * ROW))
                     for block, places in enumerate(scratch):
+                        bias = code.load(biases, _SUMS, at_biases + 4 * LANES * block) if bias_last else None
                         for number in range(lines):
                             window = places[number * pool_rows : (number + 1) * pool_rows]
                             found = [
@@ -126,7 +135,7 @@ class Tiles:
                                 for n in range(pool_columns)
                             ]
                             to = code.offset((place, 1), (number, target.row), (column, target.pixel))
-                            ending.store(to, code.offset((channel, 1), (block, LANES)), found)
+                            ending.store(to, code.offset((channel, 1), (block, LANES)), found, bias)
         registers.release()
 
 
@@ -207,6 +216,14 @@ class Registers:
         with self._code.loop(rows) as row:
             value = self._code.load(place, vector(I8, row_bytes), self._code.offset((row, apart)))
             self._code.store(value, self._emulated[register], self._code.offset((row, ROW)))
+
+    def clear(self, register: int) -> None:
+        if self._emulated is None:
+            self._code.call("llvm.x86.tilezero", _VOID, I8(register))
+            return
+        with self._code.loop(self._shapes[register][0]) as row:
+            zeros = self._code.constant(_SUMS, 0)
+            self._code.store(zeros, self._emulated[register], self._code.offset((row, ROW)))
 
     def multiply(self, sums: int, values: int, weights: int) -> None:
         """Adds the products of unsigned bytes of values and signed bytes of weights; sums wrap."""

@@ -130,13 +130,9 @@ def fit(
         for module in boosted:
             module.boost_strength = recipe.boost * max(0.0, 1 - 2 * step / steps)
         x, labels, others, share = (torch.from_numpy(array).to(device) for array in prepared_batch)
-        batch = _explicit(x)
+        batch = _channels_last(x)
         output = network(batch)
-        own, other = (
-            nn.functional.cross_entropy(output, target, label_smoothing=recipe.smoothing, reduction="none")
-            for target in (labels, others)
-        )
-        loss = torch.lerp(other, own, share).mean()
+        loss = mixed_loss(output, labels, others, share, recipe.smoothing)
         if teacher is not None:
             with torch.no_grad():
                 softened = (teacher(batch) / recipe.temperature).softmax(dim=1)
@@ -161,6 +157,17 @@ def fit(
     return _laid_out(network.cpu().eval(), torch.contiguous_format)
 
 
+def mixed_loss(
+    output: torch.Tensor, labels: torch.Tensor, others: torch.Tensor, share: torch.Tensor, smoothing: float
+) -> torch.Tensor:
+    """Mean cross-entropy of outputs (N, classes), of which each has a share in its own label and the rest in the other."""
+    own, other = (
+        nn.functional.cross_entropy(output, target, label_smoothing=smoothing, reduction="none")
+        for target in (labels, others)
+    )
+    return torch.lerp(other, own, share).mean()
+
+
 def _laid_out(network: Network, layout: torch.memory_format) -> Network:
     """Its convolutions' weights and masks in another order in memory."""
     for tensor in (*network.parameters(), *network.buffers()):
@@ -169,7 +176,7 @@ def _laid_out(network: Network, layout: torch.memory_format) -> Network:
     return network
 
 
-def _explicit(batch: torch.Tensor) -> torch.Tensor:
+def _channels_last(batch: torch.Tensor) -> torch.Tensor:
     """With strides that say channels last: of one channel torch takes it for contiguous, and all layers follow."""
     return torch.empty_like(batch, memory_format=torch.channels_last).copy_(batch)
 

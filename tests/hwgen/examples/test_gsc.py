@@ -121,6 +121,14 @@ def test_variations_stay_recordings():
     np.testing.assert_array_equal(Augmentation(mixed=0).mix(x, rng)[0], x)
 
 
+def test_a_mixed_label_counts_by_its_share():
+    output = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+    labels, others, share = torch.tensor([0, 1]), torch.tensor([2, 1]), torch.tensor([0.75, 0.5])
+    log = output.log_softmax(dim=1)
+    expected = -(0.75 * log[0, 0] + 0.25 * log[0, 2] + log[1, 1]) / 2
+    assert training.mixed_loss(output, labels, others, share, 0.0).item() == pytest.approx(expected.item())
+
+
 def test_the_sparse_network_is_the_papers():
     network = networks.sparse(seed=3)
     OneShot(network, networks.PATTERNS).finish()

@@ -22,6 +22,8 @@ from hwgen.examples.gsc.trained import PHASES, Trained, finished_phases, keep_ph
 from hwgen.examples.gsc.tuning import fine_tune
 
 CALIBRATION = 512
+# Epochs; watching takes a tenth of one.
+WATCHED_EVERY = 5
 
 
 def train_both(
@@ -86,8 +88,11 @@ def train_both(
                 report(f"{message}: {name}", None if share is None else (number + share) / len(PHASES))
 
             def epoch_end(epoch: int, network: nn.Module, loss: float) -> None:
-                right = _right(network, watched, parts.validation, "cpu" if name == "int8" else device)
-                log.write(f"{name} epoch {epoch} loss {loss:.4f} validation {right:.2%}\n")
+                log.write(f"{name} epoch {epoch} loss {loss:.4f}")
+                if epoch % WATCHED_EVERY == 0 or epoch == recipe_of(name).epochs:
+                    right = _right(network, watched, parts.validation, "cpu" if name == "int8" else device)
+                    log.write(f" validation {right:.2%}")
+                log.write("\n")
                 log.flush()
 
             return {"phase": number, "report": told, "epoch_end": epoch_end}

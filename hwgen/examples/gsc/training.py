@@ -78,7 +78,7 @@ class Recipe:
     distillation: float = 0.9
     temperature: float = 2.0
     averaging: float = 0.998
-    tuning: float = 0.05
+    tuning: float = 0.04
     tuning_rate: float = 2e-4
     renewal: int = 4
     bfloat16: bool = False

@@ -37,8 +37,8 @@ def train_both(
 ) -> Trained:
     """Trains on four fifths of the speakers, watches another tenth and writes `out`.
 
-    Both networks begin as a dense one that was trained for a share of the epochs and go on for as many: one dense, the
-    other pruned, which learns the outputs of the dense one too and ends in the arithmetic of the hardware. Called again
+    Both networks begin as a dense one that was trained for a share of the epochs. One goes on dense; the other, no longer
+    than that, is pruned, learns the outputs of the dense one too and ends in the arithmetic of the hardware. Called again
     after an interruption, it does not repeat a phase that is done.
 
     Args:
@@ -70,10 +70,22 @@ def train_both(
         return network
 
     last = max(1, round(recipe.tuning * epochs))
-    epochs_of = {"start": max(1, round(recipe.start * epochs)), "sparse": max(1, epochs - last), "int8": last}
+    epochs_of = {
+        "start": max(1, round(recipe.start * epochs)),
+        "dense": epochs,
+        "sparse": max(1, round(recipe.sparse_epochs * epochs) - last),
+        "int8": last,
+    }
 
     def recipe_of(name: str) -> training.Recipe:
-        return replace(recipe, epochs=epochs_of.get(name, epochs))
+        if name in ("start", "dense"):
+            return replace(recipe, epochs=epochs_of[name])
+        return replace(
+            recipe,
+            epochs=epochs_of[name],
+            learning_rate=recipe.sparse_rate,
+            augmentation=recipe.sparse_augmentation,
+        )
 
     rng = np.random.default_rng([seed, 2])
     chosen = np.zeros(len(parts.train), bool)

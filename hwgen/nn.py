@@ -108,7 +108,7 @@ class KWinners(_KWinners):
         mask = self._select(x)
         self._count(mask.reshape(-1, mask.shape[-1]).T)
         # `where`, not a product: a losing infinity or NaN must not leak, and a losing negative must not give -0.
-        return torch.where(mask, x, torch.zeros_like(x))
+        return torch.where(mask, x, x.new_zeros(()))
 
 
 class KWinners2d(_KWinners):
@@ -144,4 +144,4 @@ class KWinners2d(_KWinners):
         else:
             mask = self._select(x.flatten(1)).reshape(x.shape)
         self._count(mask.movedim(1, 0).flatten(1))
-        return torch.where(mask, x, torch.zeros_like(x))
+        return torch.where(mask, x, x.new_zeros(()))

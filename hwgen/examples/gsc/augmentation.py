@@ -42,15 +42,17 @@ class Augmentation:
         shift = rng.integers(-self.shift, self.shift + 1, count)
         result = np.zeros((count, SAMPLES), np.float32)
         middle = SAMPLES / 2
+        samples = np.arange(SAMPLES)
         for number in range(count):
             # About the middle, so that a slower word does not leave the second.
-            at = (np.arange(SAMPLES) - middle) * speed[number] + middle - shift[number]
-            result[number] = np.interp(at, np.arange(SAMPLES), waves[number], left=0, right=0)
+            at = (samples - middle) * speed[number] + middle - shift[number]
+            result[number] = _between(waves[number], at)
         result *= (10 ** (rng.uniform(-self.gain, self.gain, (count, 1)) / 20) / 32768).astype(np.float32)
-        chosen = noises[rng.integers(0, len(noises), count)] / np.float32(32768)
-        loudest = np.maximum(np.abs(chosen).max(axis=1, keepdims=True), 1e-4)
+        chosen = noises[rng.integers(0, len(noises), count)]
+        loudest = np.maximum(chosen.max(axis=1), -chosen.min(axis=1).astype(np.int32))[:, None]
         level = rng.uniform(0, self.noise, (count, 1)) * (rng.random((count, 1)) < self.noise_share)
-        result += (chosen / loudest * level).astype(np.float32)
+        # Silence is not made loud.
+        result += chosen * (level / np.maximum(loudest, 4)).astype(np.float32)
         return np.clip(result, -1, 1)
 
     def spectrograms(self, x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -78,3 +80,13 @@ class Augmentation:
         share = np.where(rng.random(count) < self.mixed, rng.uniform(0.5, 1, count), 1).astype(np.float32)
         own = share[:, None, None, None]
         return own * x + (1 - own) * x[other], other, share
+
+
+def _between(wave: NDArray[np.int16], at: NDArray[np.float64]) -> NDArray[np.float32]:
+    """A wave at fractional samples, linearly interpolated; 0 beyond its ends."""
+    padded = np.zeros(len(wave) + 3, np.float32)
+    padded[1:-2] = wave
+    at = np.clip(at, -1, len(wave)) + 1
+    before = at.astype(np.int32)
+    low = padded[before]
+    return low + (padded[before + 1] - low) * (at - before).astype(np.float32)

@@ -33,7 +33,8 @@ def log_mel(waves: NDArray[np.floating]) -> NDArray[np.float32]:
     margin = (WINDOW - HOP) // 2
     padded = np.pad(waves.astype(np.float32), ((0, 0), (margin, WINDOW - HOP - margin)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW, axis=1)[:, ::HOP]
-    power = np.abs(fft.rfft(frames * _window(), axis=-1)) ** 2
+    spectrum = fft.rfft(frames * _window(), axis=-1)
+    power = spectrum.real**2 + spectrum.imag**2
     bands = power @ mel_filters().T
     return (((np.log(bands + FLOOR) - MEAN) / DEVIATION).transpose(0, 2, 1)[:, None]).astype(np.float32)
 

@@ -19,8 +19,11 @@ from hwgen.errors import DataError
 from hwgen.examples.gsc import networks, training
 from hwgen.examples.gsc.recordings import CLASSES, Recordings, split
 from hwgen.examples.gsc.trained import PHASES, Trained, finished_phases, keep_phase
+from hwgen.examples.gsc.tuning import fine_tune
 
 CALIBRATION = 512
+# Epochs; watching takes a tenth of one.
+WATCHED_EVERY = 5
 
 
 def train_both(
@@ -34,9 +37,9 @@ def train_both(
 ) -> Trained:
     """Trains on four fifths of the speakers, watches another tenth and writes `out`.
 
-    Both networks begin as a dense one that was trained for a share of the epochs and go on for as many: one dense, the
-    other pruned, which learns the outputs of the dense one too. Called again after an interruption, it does not repeat
-    a phase that is done.
+    Both networks begin as a dense one that was trained for a share of the epochs. One goes on dense; the other, no longer
+    than that, is pruned, learns the outputs of the dense one too and ends in the arithmetic of the hardware. Called again
+    after an interruption, it does not repeat a phase that is done.
 
     Args:
         recordings: of all speakers.
@@ -51,7 +54,7 @@ def train_both(
             f"{len(recordings)} recordings of {count} speakers are too few to be split by speaker: "
             "a batch to train on and some of each other group are needed"
         )
-    recipe = training.Recipe(epochs=epochs, seed=seed)
+    recipe = training.Recipe(epochs=epochs, seed=seed, bfloat16=training.has_bfloat16(device))
     out.mkdir(parents=True, exist_ok=True)
     watched = training.spectrograms(parts.validation)
     # What decides the networks, beside the code: an interrupted training goes on behind what is done.
@@ -66,42 +69,68 @@ def train_both(
         network.load_state_dict(trained["start"].state_dict(), strict=False)
         return network
 
+    last = max(1, round(recipe.tuning * epochs))
+    epochs_of = {
+        "start": max(1, round(recipe.start * epochs)),
+        "dense": epochs,
+        "sparse": max(1, round(recipe.sparse_epochs * epochs) - last),
+        "int8": last,
+    }
+
     def recipe_of(name: str) -> training.Recipe:
-        return replace(recipe, epochs=max(1, round(recipe.start * epochs))) if name == "start" else recipe
+        if name in ("start", "dense"):
+            return replace(recipe, epochs=epochs_of[name])
+        return replace(
+            recipe,
+            epochs=epochs_of[name],
+            learning_rate=recipe.sparse_rate,
+            augmentation=recipe.sparse_augmentation,
+        )
 
+    rng = np.random.default_rng([seed, 2])
+    chosen = np.zeros(len(parts.train), bool)
+    chosen[rng.choice(len(parts.train), min(CALIBRATION, len(parts.train)), replace=False)] = True
+    calibration = training.spectrograms(parts.train.where(chosen))
     with (out / "log.txt").open("a" if trained else "w") as log:
-        for number, name in enumerate(PHASES):
-            if name in trained:
-                continue
 
-            def epoch_end(epoch: int, averaged: nn.Module, loss: float, name: str = name) -> None:
-                right = _right(averaged, watched, parts.validation, device)
-                log.write(f"{name} epoch {epoch} loss {loss:.4f} validation {right:.2%}\n")
-                log.flush()
+        def hooks(name: str) -> dict[str, Any]:
+            number = PHASES.index(name)
 
-            def told(message: str, share: float | None, name: str = name, number: int = number) -> None:
+            def told(message: str, share: float | None) -> None:
                 report(f"{message}: {name}", None if share is None else (number + share) / len(PHASES))
 
+            def epoch_end(epoch: int, network: nn.Module, loss: float) -> None:
+                log.write(f"{name} epoch {epoch} loss {loss:.4f}")
+                if epoch % WATCHED_EVERY == 0 or epoch == recipe_of(name).epochs:
+                    right = _right(network, watched, parts.validation, "cpu" if name == "int8" else device)
+                    log.write(f" validation {right:.2%}")
+                log.write("\n")
+                log.flush()
+
+            return {"phase": number, "report": told, "epoch_end": epoch_end}
+
+        for name in PHASES[:-1]:
+            if name in trained:
+                continue
             start = time.perf_counter()
             trained[name] = training.fit(
                 functools.partial(make, name),
                 parts.train,
                 recipe_of(name),
-                phase=number,
                 patterns=networks.PATTERNS if name == "sparse" else None,
                 teacher=trained["dense"] if name == "sparse" else None,
                 device=device,
-                report=told,
-                epoch_end=epoch_end,
+                **hooks(name),
             )
             seconds[name] = time.perf_counter() - start
             keep_phase(out, name, trained[name], seconds, fixed)
-    del trained["start"]
-    rng = np.random.default_rng([seed, 2])
-    chosen = np.zeros(len(parts.train), bool)
-    chosen[rng.choice(len(parts.train), min(CALIBRATION, len(parts.train)), replace=False)] = True
-    packed = hwgen.pack(trained["sparse"], calibration=training.spectrograms(parts.train.where(chosen)))
-    validation = {name: 100 * _right(network, watched, parts.validation, "cpu") for name, network in trained.items()}
+        start = time.perf_counter()
+        tuned = fine_tune(
+            trained["sparse"], parts.train, recipe_of("int8"), calibration, teacher=trained["dense"], **hooks("int8")
+        )
+        seconds["int8"] = time.perf_counter() - start
+    judged = {"dense": trained["dense"], "sparse": trained["sparse"], "int8": tuned}
+    validation = {name: 100 * _right(network, watched, parts.validation, "cpu") for name, network in judged.items()}
     record: dict[str, Any] = {
         "recipe": asdict(recipe),
         "recordings": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
@@ -112,7 +141,7 @@ def train_both(
         "torch": torch.__version__,
         "speakers": sorted({*parts.train.speakers.tolist(), *parts.validation.speakers.tolist()}),
     }
-    result = Trained(trained["dense"], trained["sparse"], packed, record)
+    result = Trained(trained["dense"], trained["sparse"], hwgen.pack(tuned), record)
     result.save(out)
     return result
 

@@ -22,8 +22,8 @@ from hwgen.format.packed import PackedNetwork
 SHIPPED = Path(__file__).parent / "trained"
 DENSE, SPARSE, PACKED, RECORD = "dense.safetensors", "sparse.safetensors", "sparse.hwpack", "record.json"
 UNFINISHED = "unfinished.json"
-# Of a training, in this order; what the first one makes is where the others begin.
-PHASES = ("start", "dense", "sparse")
+# Of a training, in this order: both networks begin at what the first one makes, and the last one tunes the sparse network.
+PHASES = ("start", "dense", "sparse", "int8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Trained:
 
     Attributes:
         dense, sparse: modules in eval mode.
-        packed: the sparse one, quantised.
+        packed: the sparse one, quantised and fine-tuned so.
         record: how it was trained and what came of it; `speakers` lists all whom training or validation heard.
     """
 
@@ -55,10 +55,9 @@ class Trained:
 def keep_phase(
     folder: Path, name: str, network: nn.Sequential, seconds: Mapping[str, float], fixed: Mapping[str, Any]
 ) -> None:
-    """Writes the network of a phase that is done, and what decided it; the last phase needs none."""
-    if name != PHASES[-1]:
-        save_file(_halves(network), folder / f"{name}.safetensors")
-        (folder / UNFINISHED).write_text(json.dumps({"fixed": fixed, "seconds": seconds}) + "\n")
+    """Writes the network of a phase that is done, and what decided it."""
+    save_file(_halves(network), folder / f"{name}.safetensors")
+    (folder / UNFINISHED).write_text(json.dumps({"fixed": fixed, "seconds": seconds}) + "\n")
 
 
 def finished_phases(folder: Path, fixed: Mapping[str, Any]) -> tuple[dict[str, nn.Sequential], dict[str, float]]:
@@ -68,9 +67,7 @@ def finished_phases(folder: Path, fixed: Mapping[str, Any]) -> tuple[dict[str, n
         if kept["fixed"] != json.loads(json.dumps(fixed)):
             return {}, {}
         seconds = {name: float(kept["seconds"][name]) for name in kept["seconds"]}
-        return {
-            name: _filled(networks.dense(0), load_file(folder / f"{name}.safetensors")) for name in seconds
-        }, seconds
+        return {name: _read(folder / f"{name}.safetensors") for name in seconds}, seconds
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError):
         return {}, {}
 
@@ -86,14 +83,20 @@ def load(folder: Path) -> Trained:
         raise InputError(f"{folder}: no trained networks: make them with python -m hwgen.examples.gsc train")
     try:
         record = json.loads((folder / RECORD).read_text())
-        dense = _filled(networks.dense(0), load_file(folder / DENSE))
-        sparse = networks.sparse(0)
-        for name in networks.PATTERNS:
-            prune.identity(sparse.get_submodule(name), "weight")
-        sparse = _filled(sparse, load_file(folder / SPARSE))
+        dense, sparse = _read(folder / DENSE), _read(folder / SPARSE)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise FormatError(f"{folder}: not the files of a training: {error}") from error
     return Trained(dense, sparse, PackedNetwork.load(folder / PACKED), record)
+
+
+def _read(path: Path) -> nn.Sequential:
+    """A dense network, or a sparse one if the file says so by its name."""
+    if path.name != SPARSE:
+        return _filled(networks.dense(0), load_file(path))
+    network = networks.sparse(0)
+    for name in networks.PATTERNS:
+        prune.identity(network.get_submodule(name), "weight")
+    return _filled(network, load_file(path))
 
 
 def _halves(network: nn.Module) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from hwgen.examples.gsc.augmentation import Augmentation
-from hwgen.examples.gsc.features import log_mel
+from hwgen.examples.gsc.features import BANDS, FRAMES, log_mel
 from hwgen.examples.gsc.recordings import CLASSES, Recordings
 from hwgen.nn import KWinners, KWinners2d
 from hwgen.sparsify import GradualMagnitude, Pattern
@@ -28,16 +28,16 @@ class Batch(NamedTuple):
     """What a step learns from.
 
     Attributes:
-        x: varied spectrograms (N, 1, 32, 32).
+        x: varied spectrograms (N, 1, 32, 32), channels last.
         labels: of each.
         others: labels (N) of what was mixed into each.
         share: of each in itself, (N).
     """
 
-    x: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    others: NDArray[np.int64]
-    share: NDArray[np.float32]
+    x: torch.Tensor
+    labels: torch.Tensor
+    others: torch.Tensor
+    share: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Recipe:
     """What decides the trained weights, beside the data.
 
     Attributes:
-        epochs: of both networks, after the dense one in which both begin.
+        epochs: of the dense network, after the one in which both networks begin.
         start: of that one, as a share of them.
         batch, learning_rate, weight_decay: AdamW with a one-cycle schedule.
         dropout: of the hidden features of the dense network; k-WTA is enough of it for the sparse one.
@@ -56,11 +56,19 @@ class Recipe:
         distillation: weight of a teacher's outputs in the loss, softened by `temperature` (Hinton, Vinyals and Dean
             2015, arXiv 1503.02531); the labels have the rest.
         averaging: share of the weights' moving average that each step keeps; the average is the result.
+        sparse_epochs, sparse_rate, sparse_augmentation: of the sparse network: its epochs as a share of the dense one's,
+            its learning rate, and lighter variations, because it has less to learn them with.
+        tuning: of the sparse network in the arithmetic of the hardware at the end, as a share of all epochs; they are
+            among its own.
+        tuning_rate: the learning rate of that, falling to 0.
+        renewal: epochs for which a varied recording is kept; what is blanked in it and mixed into it changes each time.
+        bfloat16: convolutions, products and activations in bfloat16 (`torch.autocast`), weights and their updates in
+            float32.
         seed: of weights, masks, order and variations.
     """
 
-    epochs: int = 120
-    start: float = 1 / 3
+    epochs: int = 80
+    start: float = 1.0
     batch: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 0.02
@@ -71,10 +79,19 @@ class Recipe:
     end: float = 0.44
     every: float = 0.04
     distillation: float = 0.9
-    temperature: float = 2.0
+    temperature: float = 1.0
     averaging: float = 0.998
+    sparse_epochs: float = 0.5
+    sparse_rate: float = 2e-3
+    tuning: float = 0.04
+    tuning_rate: float = 2e-4
+    renewal: int = 4
+    bfloat16: bool = False
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
+    sparse_augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(speed=0.1, noise_share=0.3, bands=3, frames=3, mixed=0.0)
+    )
 
 
 def fit(
@@ -122,22 +139,21 @@ def fit(
     average.load_state_dict(network.state_dict())
     if teacher is not None:
         teacher = _laid_out(copy.deepcopy(teacher).to(device).eval(), torch.channels_last)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, steps)
     boosted = [module for module in network.modules() if isinstance(module, KWinners | KWinners2d)]
     losses = []
     for step, prepared_batch in enumerate(prepared(recordings, recipe, rng)):
         for module in boosted:
             module.boost_strength = recipe.boost * max(0.0, 1 - 2 * step / steps)
-        x, labels, others, share = (torch.from_numpy(array).to(device) for array in prepared_batch)
-        batch = _channels_last(x)
-        output = network(batch)
-        loss = mixed_loss(output, labels, others, share, recipe.smoothing)
-        if teacher is not None:
+        batch = Batch(*(tensor.to(device) for tensor in prepared_batch))
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
+            output = network(batch.x).float()
             with torch.no_grad():
-                softened = (teacher(batch) / recipe.temperature).softmax(dim=1)
-            taught = nn.functional.cross_entropy(output / recipe.temperature, softened) * recipe.temperature**2
-            loss = torch.lerp(loss, taught, recipe.distillation)
+                example = None if teacher is None else teacher(batch.x).float()
+        loss = batch_loss(output, batch, example, recipe)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -148,6 +164,7 @@ def fit(
         _move(average, network, 1 - min(recipe.averaging, (step + 1) / (step + 10)))
         losses.append(loss.detach())
         if (step + 1) % batches == 0:
+            _share_masks(average, network)
             epoch_end((step + 1) // batches, average, float(torch.stack(losses).mean()))
             losses = []
         report("training", (step + 1) / steps)
@@ -155,6 +172,14 @@ def fit(
     if schedule is not None:
         schedule.finish()
     return _laid_out(network.cpu().eval(), torch.contiguous_format)
+
+
+def batch_loss(output: torch.Tensor, batch: Batch, example: torch.Tensor | None, recipe: Recipe) -> torch.Tensor:
+    """Loss of outputs (N, classes): of the labels, and of a teacher's outputs if there are any."""
+    loss = mixed_loss(output, batch.labels, batch.others, batch.share, recipe.smoothing)
+    if example is None:
+        return loss
+    return torch.lerp(loss, taught_loss(output, example, recipe.temperature), recipe.distillation)
 
 
 def mixed_loss(
@@ -166,6 +191,17 @@ def mixed_loss(
         for target in (labels, others)
     )
     return torch.lerp(other, own, share).mean()
+
+
+def taught_loss(output: torch.Tensor, example: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Mean cross-entropy of outputs (N, classes) and a teacher's, both softened."""
+    softened = (example / temperature).softmax(dim=1)
+    return nn.functional.cross_entropy(output / temperature, softened) * temperature**2
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether it pays to train in bfloat16: on a processor with matrix units for it (Intel AMX)."""
+    return torch.device(device).type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
 def _laid_out(network: Network, layout: torch.memory_format) -> Network:
@@ -185,29 +221,44 @@ def _move(average: nn.Module, network: nn.Module, share: float) -> None:
     """Moves the average's weights and statistics towards the network's."""
     with torch.no_grad():
         for (name, kept), value in zip(average.state_dict().items(), network.state_dict().values(), strict=True):
-            if kept.dtype.is_floating_point and not name.endswith("_mask"):
+            if _moves(name, kept):
                 kept.lerp_(value, share)
-            else:
-                kept.copy_(value)
+
+
+def _share_masks(average: nn.Module, network: nn.Module) -> None:
+    """Gives the average what is not averaged."""
+    for (name, kept), value in zip(average.state_dict().items(), network.state_dict().values(), strict=True):
+        if not _moves(name, kept):
+            kept.copy_(value)
+
+
+def _moves(name: str, value: torch.Tensor) -> bool:
+    return value.dtype.is_floating_point and not name.endswith("_mask")
 
 
 def prepared(recordings: Recordings, recipe: Recipe, rng: np.random.Generator) -> Iterator[Batch]:
     """Batches of varied spectrograms for all epochs, made one ahead in a thread."""
+    varied = np.zeros((len(recordings), 1, BANDS, FRAMES), np.float32)
+    missing = np.ones(len(recordings), bool)
     silence = recordings.waves[recordings.labels == SILENCE]
     batches = len(recordings) // recipe.batch
 
-    def make(chosen: NDArray[np.int64], own: np.random.Generator) -> Batch:
-        waves = recipe.augmentation.waves(recordings.waves[chosen], silence, own)
-        x, other, share = recipe.augmentation.mix(recipe.augmentation.spectrograms(log_mel(waves), own), own)
+    def make(epoch: int, chosen: NDArray[np.int64], own: np.random.Generator) -> Batch:
+        renewed = chosen[missing[chosen] | ((chosen + epoch) % recipe.renewal == 0)]
+        if len(renewed):
+            varied[renewed] = log_mel(recipe.augmentation.waves(recordings.waves[renewed], silence, own))
+            missing[renewed] = False
+        x, other, share = recipe.augmentation.mix(recipe.augmentation.spectrograms(varied[chosen], own), own)
         labels = recordings.labels[chosen]
-        return Batch(x, labels, labels[other], share)
+        labelled = (torch.from_numpy(array) for array in (labels, labels[other], share))
+        return Batch(_channels_last(torch.from_numpy(x)), *labelled)
 
     with ThreadPoolExecutor(1) as pool:
         following = None
-        for _ in range(recipe.epochs):
+        for epoch in range(recipe.epochs):
             order = rng.permutation(len(recordings))[: batches * recipe.batch]
             for chosen in order.reshape(batches, recipe.batch):
-                ready, following = following, pool.submit(make, chosen, rng.spawn(1)[0])
+                ready, following = following, pool.submit(make, epoch, chosen, rng.spawn(1)[0])
                 if ready is not None:
                     yield ready.result()
         if following is not None:

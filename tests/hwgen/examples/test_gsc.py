@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import host
 import hwgen
 from hwgen.errors import DataError, FormatError, InputError
-from hwgen.examples.gsc import features, networks, recordings, trained, training
+from hwgen.examples.gsc import features, networks, recordings, trained, training, tuning
 from hwgen.examples.gsc.__main__ import app
 from hwgen.examples.gsc.augmentation import Augmentation
 from hwgen.examples.gsc.evaluation import evaluate
@@ -129,6 +131,63 @@ def test_a_mixed_label_counts_by_its_share():
     assert training.mixed_loss(output, labels, others, share, 0.0).item() == pytest.approx(expected.item())
 
 
+def test_a_teacher_is_learnt_by_its_share():
+    output, example = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[1.0, 3.0, 0.0]])
+    batch = training.Batch(torch.zeros(1), torch.tensor([0]), torch.tensor([0]), torch.ones(1))
+    recipe = training.Recipe(smoothing=0.0, distillation=0.75, temperature=2.0)
+    labels = -output.log_softmax(dim=1)[0, 0]
+    taught = -4 * ((example / 2).softmax(dim=1) * (output / 2).log_softmax(dim=1)).sum()
+    found = training.batch_loss(output, batch, example, recipe)
+    assert found.item() == pytest.approx((0.25 * labels + 0.75 * taught).item())
+    assert training.batch_loss(output, batch, None, recipe).item() == pytest.approx(labels.item())
+
+
+def test_recordings_are_varied_anew_in_turn(folder):
+    found = recordings.load(folder).where(np.arange(12 * SPEAKERS) % 26 == 0)
+    plain = Augmentation(bands=0, frames=0, mixed=0.0)
+    recipe = training.Recipe(epochs=4, batch=len(found), renewal=2, augmentation=plain)
+    batches = training.prepared(found, recipe, np.random.default_rng(0))
+    epochs = [{image.tobytes() for image in batch.x.numpy()} for batch in batches]
+    assert [len(images) for images in epochs] == [len(found)] * 4
+    assert [len(one & other) for one, other in itertools.pairwise(epochs)] == [len(found) // 2] * 3
+    assert not epochs[0] & epochs[2]
+
+
+def test_training_in_bfloat16_learns(folder):
+    found = recordings.load(folder).where(np.arange(12 * SPEAKERS) % 2 == 0)
+    losses = []
+    recipe = training.Recipe(epochs=3, batch=24, averaging=0.5, bfloat16=True)
+    network = training.fit(
+        lambda: networks.dense(0), found, recipe, epoch_end=lambda epoch, network, loss: losses.append(loss)
+    )
+    assert losses[-1] < losses[0] and all(value.dtype == torch.float32 for value in network.parameters())
+    assert not training.has_bfloat16("cuda")
+
+
+def test_fine_tuning_keeps_zeros_and_packs_to_what_it_computes(folder, tmp_path):
+    found = recordings.load(folder).where(np.arange(12 * SPEAKERS) % 4 == 0)
+    network = networks.sparse(seed=3)
+    OneShot(network, networks.PATTERNS).finish()
+    x = training.spectrograms(found)
+    recipe = training.Recipe(epochs=2, batch=24)
+    losses = []
+    tuned = tuning.fine_tune(
+        network.eval(),
+        found,
+        recipe,
+        x,
+        teacher=networks.dense(0).eval(),
+        phase=0,
+        epoch_end=lambda epoch, network, loss: losses.append(loss),
+    )
+    assert len(losses) == 2 and losses[1] < losses[0]
+    packed = hwgen.pack(tuned)
+    assert sum(layer.nonzeros for layer in packed.report()) + 128 <= networks.NONZEROS
+    packed.save(tmp_path / "tuned.hwpack")
+    with host.open(tmp_path / "tuned.hwpack", device="cpu") as accelerator:
+        np.testing.assert_array_equal(training.predict(tuned, x), accelerator.run(x))
+
+
 def test_the_sparse_network_is_the_papers():
     network = networks.sparse(seed=3)
     OneShot(network, networks.PATTERNS).finish()
@@ -179,7 +238,7 @@ def test_trained_networks_come_back(folder_of_trained, folder):
     assert (folder_of_trained / trained.PACKED).stat().st_size < 1_000_000
     record = kept.record
     assert record["recipe"]["epochs"] == 2 and len(record["speakers"]) == len(set(record["speakers"])) < SPEAKERS
-    assert (folder_of_trained / "log.txt").read_text().count("epoch") == 5
+    assert (folder_of_trained / "log.txt").read_text().count("epoch") == 6
     # Weights of half precision: nearly the same outputs as the packed network's source.
     again = trained.Trained(kept.dense, kept.sparse, kept.packed, record)
     again.save(folder_of_trained.parent / "again")

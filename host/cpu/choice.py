@@ -26,7 +26,7 @@ LEAST = 500
 
 @dataclass(frozen=True)
 class Costs:
-    """Of a position and 16 outputs.
+    """Of 16 outputs and, but for tiles, of one position.
 
     Attributes:
         quad: four bytes against their weights; on paths that widen bytes, two.
@@ -75,7 +75,7 @@ class Way:
 
 
 def dense(product: Product, lists: Lists | None, isa: Isa) -> Step:
-    """Every weight meets every activation: the faster way of doing so, by the model."""
+    """Every weight meets every activation, listed or not: the faster way of doing so, by the model."""
     return min(_dense_ways(product, isa), key=lambda way: way.nanoseconds(isa)).step
 
 

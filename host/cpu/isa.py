@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from hwgen.errors import InputError
 
-# What each path needs of the processor beyond the one before it, as LLVM names it.
+# What each path needs of the processor, as LLVM names it.
 _AVX2 = ("avx2", "bmi", "bmi2", "popcnt", "lzcnt", "fma")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512vnni")
 _AMX = (*_AVX512, "amx-tile", "amx-int8")
@@ -29,8 +29,9 @@ class Isa:
         permuted_positions: positions whose bytes are chosen by the same choices.
         wide: whether dense products are of int16, two at a time, because bytes have no exact instruction.
         dot: how four products a lane are added: "vpdpbusd", "vpmaddwd" or "generic".
-        permutes: whether bytes are chosen from two registers by an instruction.
+        permutes: whether bytes are chosen from one or two registers by an instruction.
         emulated: generic operations stand for the special ones.
+        tiles: whether bytes are multiplied in AMX's tiles.
         deposits: whether BMI2's pdep is there.
     """
 
@@ -79,5 +80,8 @@ def choose(name: str, features: Mapping[str, bool]) -> Isa:
         raise InputError(f"device 'cpu:{name}': no such path: use one of {', '.join(PATHS)}")
     if name and name not in possible:
         missing = [feature for feature in PATHS[name].features if not features.get(feature, False)]
-        raise InputError(f"device 'cpu:{name}': this processor lacks {', '.join(missing)}: use {', '.join(possible)}")
+        refused = ", or the system refuses it to this process" if "amx-tile" in missing else ""
+        raise InputError(
+            f"device 'cpu:{name}': this processor lacks {', '.join(missing)}{refused}: use {', '.join(possible)}"
+        )
     return PATHS[name or possible[0]]

@@ -13,10 +13,10 @@ from llvmlite import ir
 from host.cpu.ir import I64, POINTER, Code, Value
 from host.cpu.steps import Context, Step
 
-# Words of which one tries a way that was slower.
+# Words of which one tries the next way, whether it was slower or not.
 BETWEEN_TRIALS = 64
-# A way's time rises by this share, as a shift, of what the last one took more; it falls at once.
-SHARE = 2
+# A way's time falls at once; of what a word took more it rises by a quarter, two bits less.
+QUARTER = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Measured:
         place = code.at(context.work, code.offset((chosen, 8), (self.state + 8, 1)))
         known = code.load(place, I64)
         # Interrupts, and caches that are cold at first, only ever make a time longer.
-        slower = builder.add(known, builder.lshr(builder.sub(taken, known), I64(SHARE)))
+        slower = builder.add(known, builder.lshr(builder.sub(taken, known), I64(QUARTER)))
         longer = builder.icmp_unsigned(">", taken, known)
         first = builder.icmp_unsigned("==", known, I64(0))
         code.store(builder.select(builder.or_(first, builder.not_(longer)), taken, slower), place)

@@ -45,7 +45,7 @@ class Slots:
 def scheduled(
     places: NDArray[np.int64], weights: NDArray[np.int8], count: int, tables_of: Callable[[int], Sequence[int]]
 ) -> Slots:
-    """Few slots for a block: each begins at the first weight that is left, and every output takes what it can of it.
+    """Few slots for a block: each has the first weight that is left in its tables, and outputs take what they can of them.
 
     Args:
         places: (columns,): where each column's activation lies, in bytes.

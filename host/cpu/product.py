@@ -1,6 +1,6 @@
 """Convolutions and linear layers: what they compute, position by position, and what becomes of the sums.
 
-How the products are formed is each way's own: dense.py, permuted.py and listed.py. A linear layer is a convolution with
+How the products are formed is each way's own: dense.py, tiles.py, permuted.py and listed.py. A linear layer is a convolution with
 one position.
 """
 
@@ -25,7 +25,7 @@ UNROLLED = 16
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """What all three ways compute, and where it goes.
+    """What all ways compute, and where it goes.
 
     Attributes:
         name: of the layer.

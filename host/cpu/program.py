@@ -50,12 +50,10 @@ def processor() -> tuple[str, Mapping[str, bool]]:
 @functools.cache
 def _tiles_allowed() -> bool:
     """Asks Linux for AMX's tiles, which it saves for no process that did not ask (Documentation/arch/x86/xstate.rst)."""
-    try:
-        syscall = ctypes.CDLL(None).syscall
-    except (OSError, AttributeError):
+    if sys.platform != "linux":
         return False
-    numbers = (_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA)
-    return sys.platform == "linux" and syscall(*(ctypes.c_long(number) for number in numbers)) == 0
+    numbers = (ctypes.c_long(number) for number in (_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA))
+    return ctypes.CDLL(None).syscall(*numbers) == 0
 
 
 def target_machine(isa: Isa, cpu: str = ""):

@@ -20,10 +20,10 @@ from host.cpu.product import Ending, Product, Tile, byte_places, looped, rounds
 from host.cpu.steps import Context, Window
 
 # Of a tile: rows, bytes of a row, and how many tiles there are.
-ROWS, ROW, REGISTERS = 16, 64, 8
+ROWS, ROW_BYTES, TILES = 16, 64, 8
 # Tiles of sums that are under way: with those of their operands, all that there are.
 MOST_SUMS = 4
-_VOID = ir.VoidType()
+_VOID, _SUMS = ir.VoidType(), vector(I32, LANES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Tiles:
         starts: list[int] = []
         chunk, byte = np.zeros(len(places), np.int64), np.zeros(len(places), np.int64)
         for number in np.argsort(places, kind="stable"):
-            if not starts or places[number] >= starts[-1] + ROW:
+            if not starts or places[number] >= starts[-1] + ROW_BYTES:
                 starts.append(int(places[number]))
             chunk[number], byte[number] = len(starts) - 1, places[number] - starts[-1]
         quads = -(-(int(byte.max()) + 1) // QUAD)
@@ -80,8 +80,6 @@ class Tiles:
         sums, of_weights, of_values = _numbers(together, tiles)
         scratch = [[registers.memory() for _ in range(tiles)] for _ in range(together)]
         ending = Ending(context, product, Tile((), product.pool is not None))
-        # Before a max-pool sums without their bias must not wrap.
-        bias_last = product.pool is None or product.weight[0].size * 128 * 255 < 1 << 31
 
         with looped(context, product.blocks // together) as group:
             channel = code.offset((group, together * LANES))
@@ -89,19 +87,16 @@ class Tiles:
             matrix = code.at(context.block, code.offset((group, len(starts) * together * tile_bytes)))
             if len(starts) == 1:
                 for block, register in enumerate(of_weights):
-                    registers.load(register, code.at(matrix, at_weights + block * tile_bytes), ROW)
+                    registers.load(register, code.at(matrix, at_weights + block * tile_bytes), ROW_BYTES)
             with code.loop(target.height, step=lines) as line, code.loop(target.width, step=columns) as start:
                 # The last tiles may compute some positions again.
                 y = code.less(line, I64(target.height - lines)) if target.height % lines else line
                 x = code.less(start, I64(target.width - columns)) if target.width % columns else start
                 distance = code.offset((y, pool_rows * apart), (x, pool_columns * across * source.pixel))
                 base = code.at(context.work, distance)
-                for block, of in enumerate(sums):
+                for of in sums:
                     for register in of:
-                        if bias_last:
-                            registers.clear(register)
-                        else:
-                            registers.load(register, code.at(biases, at_biases + 4 * LANES * block), 0)
+                        registers.clear(register)
 
                 def multiply(number: int | Value, base=base, matrix=matrix) -> None:
                     if isinstance(number, int):
@@ -111,7 +106,7 @@ class Tiles:
                     pixel = code.at(base, first)
                     row = code.at(matrix, code.offset((number, together * tile_bytes)))
                     for block, register in enumerate(of_weights if len(starts) > 1 else ()):
-                        registers.load(register, code.at(row, at_weights + block * tile_bytes), ROW)
+                        registers.load(register, code.at(row, at_weights + block * tile_bytes), ROW_BYTES)
                     for tile, register in enumerate(of_values):
                         values = code.at(pixel, source.origin + tile * apart)
                         registers.load(register, values, across * source.pixel)
@@ -124,13 +119,13 @@ class Tiles:
                         registers.store(register, memory)
                 place = code.offset((y, target.row), (x, target.pixel))
                 with code.loop(columns) as column:
-                    first_row = code.offset((column, pool_columns * ROW))
+                    first_row = code.offset((column, pool_columns * ROW_BYTES))
                     for block, places in enumerate(scratch):
-                        bias = code.load(biases, _SUMS, at_biases + 4 * LANES * block) if bias_last else None
+                        bias = code.load(biases, _SUMS, at_biases + 4 * LANES * block)
                         for number in range(lines):
                             window = places[number * pool_rows : (number + 1) * pool_rows]
                             found = [
-                                code.load(code.at(memory, first_row), _SUMS, ROW * n)
+                                code.load(code.at(memory, first_row), _SUMS, ROW_BYTES * n)
                                 for memory in window
                                 for n in range(pool_columns)
                             ]
@@ -145,28 +140,26 @@ def _numbers(together: int, tiles: int) -> tuple[list[list[int]], list[int], lis
     Sums and weights have their own; values share what is left.
     """
     sums = [[block * tiles + tile for tile in range(tiles)] for block in range(together)]
-    spare = range((tiles + 1) * together, REGISTERS)
+    spare = range((tiles + 1) * together, TILES)
     return sums, list(range(tiles * together, spare.start)), [spare[tile % len(spare)] for tile in range(tiles)]
 
 
 def _shapes(together: int, tiles: int, positions: int, quads: int) -> list[tuple[int, int]]:
     """Rows and bytes of a row of each register."""
     _, of_weights, of_values = _numbers(together, tiles)
-    shapes = [(positions, ROW)] * REGISTERS
+    shapes = [(positions, ROW_BYTES)] * TILES
     for register in of_weights:
-        shapes[register] = (quads, ROW)
+        shapes[register] = (quads, ROW_BYTES)
     for register in of_values:
         shapes[register] = (positions, quads * QUAD)
     return shapes
 
 
-_SUMS = vector(I32, LANES)
-
-
 def tileable(product: Product) -> bool:
-    """Whether values are bytes, and a window of the pool fits the tiles."""
+    """Whether values are bytes, a window of the pool fits the tiles and its sums do not wrap without their bias."""
     rows, columns = _pool(product)
-    return product.source.unit == 1 and rows <= MOST_SUMS and columns <= ROWS
+    fits = rows <= MOST_SUMS and columns <= ROWS and product.weight[0].size * 128 * 255 < 1 << 31
+    return product.source.unit == 1 and (product.pool is None or fits)
 
 
 def _pool(product: Product) -> tuple[int, int]:
@@ -196,7 +189,7 @@ class Registers:
         self._context, self._code, self._shapes = context, context.code, shapes
         self._emulated = [self.memory() for _ in shapes] if context.isa.emulated else None
         if self._emulated is None:
-            configuration = np.zeros(ROW, np.uint8)
+            configuration = np.zeros(ROW_BYTES, np.uint8)
             configuration[0] = 1
             for number, (rows, row_bytes) in enumerate(shapes):
                 configuration[16 + 2 * number], configuration[48 + number] = row_bytes, rows
@@ -215,7 +208,7 @@ class Registers:
         rows, row_bytes = self._shapes[register]
         with self._code.loop(rows) as row:
             value = self._code.load(place, vector(I8, row_bytes), self._code.offset((row, apart)))
-            self._code.store(value, self._emulated[register], self._code.offset((row, ROW)))
+            self._code.store(value, self._emulated[register], self._code.offset((row, ROW_BYTES)))
 
     def clear(self, register: int) -> None:
         if self._emulated is None:
@@ -223,7 +216,7 @@ class Registers:
             return
         with self._code.loop(self._shapes[register][0]) as row:
             zeros = self._code.constant(_SUMS, 0)
-            self._code.store(zeros, self._emulated[register], self._code.offset((row, ROW)))
+            self._code.store(zeros, self._emulated[register], self._code.offset((row, ROW_BYTES)))
 
     def multiply(self, sums: int, values: int, weights: int) -> None:
         """Adds the products of unsigned bytes of values and signed bytes of weights; sums wrap."""
@@ -237,10 +230,10 @@ class Registers:
 
     def store(self, register: int, place: Value) -> None:
         if self._emulated is None:
-            self._code.call("llvm.x86.tilestored64", _VOID, I8(register), place, I64(ROW))
+            self._code.call("llvm.x86.tilestored64", _VOID, I8(register), place, I64(ROW_BYTES))
             return
         with self._code.loop(self._shapes[register][0]) as row:
-            distance = self._code.offset((row, ROW))
+            distance = self._code.offset((row, ROW_BYTES))
             self._code.store(self._code.load(self._emulated[register], _SUMS, distance), place, distance)
 
     def release(self) -> None:
@@ -255,10 +248,10 @@ def _product_in_memory(context: Context, name: str, rows: int, quads: int) -> Va
     code.function.attributes.add("noinline")
     dots, (sums, values, weights) = Dots(code, context.isa), code.function.args
     with code.loop(rows) as row:
-        found = code.variable(_SUMS, code.load(sums, _SUMS, code.offset((row, ROW))))
+        found = code.variable(_SUMS, code.load(sums, _SUMS, code.offset((row, ROW_BYTES))))
         with code.loop(quads) as quad:
-            value = code.splat(code.load(values, I32, code.offset((row, ROW), (quad, QUAD))), LANES)
-            found.set(dots.quads(found.get(), value, code.load(weights, _SUMS, code.offset((quad, ROW)))))
-        code.store(found.get(), sums, code.offset((row, ROW)))
+            value = code.splat(code.load(values, I32, code.offset((row, ROW_BYTES), (quad, QUAD))), LANES)
+            found.set(dots.quads(found.get(), value, code.load(weights, _SUMS, code.offset((quad, ROW_BYTES)))))
+        code.store(found.get(), sums, code.offset((row, ROW_BYTES)))
     code.finish()
     return code.function

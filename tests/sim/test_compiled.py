@@ -145,15 +145,16 @@ def test_memory_images_are_read_from_any_working_directory(tmp_path, monkeypatch
     assert y.ravel().tolist() == table
 
 
-def test_designs_that_differ_in_their_memories_only_share_a_library():
+def test_designs_that_differ_in_their_memories_only_share_a_library(tmp_path, monkeypatch):
+    # A cache of its own: other tests may compile meanwhile.
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path))
     port = vector(1, 8, False)
-    before = {path.name for path in cache.folder().glob("model-*")}
     answers = []
     for table in (list(range(256)), list(range(255, -1, -1))):
         with CompiledSimulator.from_component(LookUp(1, table), port, port, "shared_table") as simulator:
             answers.append(simulator.run(np.array([[1]]))[0].item())
     assert answers == [1, 254]
-    assert len({path.name for path in cache.folder().glob("model-*.lock")} - before) <= 1
+    assert len(list(cache.folder().glob("model-*.lock"))) == 1
 
 
 def test_a_deadlock_names_the_cycle_and_what_moved():

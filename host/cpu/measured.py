@@ -1,7 +1,7 @@
 """Several ways of one step, of which each word takes the one that was the fastest lately.
 
-Which way is the fastest may change while a program runs: where other programs use the same core's multipliers, or the
-processor slows its tiles down to save power, AMX takes a quarter of the time of vector code or half as much again.
+Which way is the fastest may change while a program runs: on a machine with other work AMX's tiles were at times faster
+than vector code and at times slower.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ import typer
 from host.cpu import choice
 from host.cpu.compiler import compiled
 from host.cpu.isa import PATHS, supported
-from host.cpu.measured import Measured
 from host.cpu.plan import Planner
 from host.cpu.program import Program, processor
 from host.cpu.steps import Step
@@ -118,9 +117,7 @@ def timings(path: str, calls: int) -> list[Timing]:
                 if way is None:
                     return choice.best(product, lists, isa)
                 units.append(product.window.size[0] * product.window.size[1] * way.units)
-                best = choice.best(product, lists, isa)
-                among = best.ways if isinstance(best, Measured) else (best,)
-                chosen.append(any(_alike(step, way.step) for step in among))
+                chosen.append(unit in [way.unit for way in choice.candidates(product, lists, isa)])
                 return way.step
 
             seconds, _ = median_seconds(network, path, form, calls)
@@ -130,10 +127,6 @@ def timings(path: str, calls: int) -> list[Timing]:
             taken = max(0.0, seconds - without)
             found.append(Timing(path, name, way, 1e6 * seconds, 1e9 * taken / units[0], modelled, chosen[0]))
     return found
-
-
-def _alike(step: Step, other: Step) -> bool:
-    return type(step) is type(other) and getattr(step, "pairs", None) == getattr(other, "pairs", None)
 
 
 def main(

@@ -80,19 +80,24 @@ def dense(product: Product, lists: Lists | None, isa: Isa) -> Step:
 
 
 def best(product: Product, lists: Lists | None, isa: Isa) -> Step:
-    """The fastest way, among those that the processor and the activations allow.
+    """The fastest way; where the model does not tell, several that are measured while the program runs."""
+    steps = tuple(way.step for way in candidates(product, lists, isa))
+    return steps[0] if len(steps) == 1 else Measured(steps)
 
-    Ways that differ little by the model are all there, and measured while the program runs; but lists are made or not.
+
+def candidates(product: Product, lists: Lists | None, isa: Isa) -> list[Way]:
+    """The fastest way by the model, among those that the processor and the activations allow, and those close to it.
+
+    A way with lists is alone: a k-WTA makes them or does not.
     """
-    found = sorted(ways(product, lists, isa), key=lambda way: way.nanoseconds(isa))
-    first, most = found[0], CLOSE * found[0].nanoseconds(isa)
-    rows, columns = product.window.size
+    fastest, *others = sorted(ways(product, lists, isa), key=lambda way: way.nanoseconds(isa))
+    least, (rows, columns) = fastest.nanoseconds(isa), product.window.size
     # Emulation, which is there for tests, takes turns in layers of any size.
-    small = rows * columns * first.nanoseconds(isa) < LEAST and not isa.emulated
-    if small or isinstance(first.step, Listed):
-        return first.step
-    close = [way.step for way in found if way.nanoseconds(isa) <= most and not isinstance(way.step, Listed)]
-    return first.step if len(close) == 1 else Measured(tuple(close))
+    small = rows * columns * least < LEAST and not isa.emulated
+    if small or isinstance(fastest.step, Listed):
+        return [fastest]
+    close = (way for way in others if way.nanoseconds(isa) <= CLOSE * least)
+    return [fastest, *(way for way in close if not isinstance(way.step, Listed))]
 
 
 def wherever_possible(unit: str) -> Callable[[Product, Lists | None, Isa], Step]:

@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 from host.cpu.dots import QUAD, Dots
 from host.cpu.ir import I8, I16, I32, I64, Code, Value, vector
 from host.cpu.layout import LANES
-from host.cpu.product import UNROLLED, Ending, Product, byte_places, looped, positions, relative_bytes, rounds, tile_of
+from host.cpu.product import (
+    UNROLLED,
+    Ending,
+    Product,
+    byte_places,
+    covered,
+    looped,
+    positions,
+    relative_bytes,
+    rounds,
+    tile_of,
+)
 from host.cpu.steps import Context
 
 # Sums that a loop has under way: each addition waits for the one before to the same sum.
@@ -35,16 +46,12 @@ class Dense:
     def groups(self) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
         """Places of groups of values, relative to a position's first pixel; weights int8 (blocks, groups, 16, values)."""
         product, places, together = self.product, byte_places(self.product), self.together
-        starts: list[int] = []
-        group, place = np.zeros(len(places), np.int64), np.zeros(len(places), np.int64)
-        for number in np.argsort(places, kind="stable"):
-            if not starts or places[number] >= starts[-1] + QUAD:
-                starts.append(int(places[number]))
-            group[number], place[number] = len(starts) - 1, (places[number] - starts[-1]) // product.source.unit
+        starts, group = covered(places, QUAD)
+        place = (places - starts[group]) // product.source.unit
         weights = np.zeros((product.blocks * LANES, len(starts), together), np.int8)
         weights[: product.outputs, group, place] = product.weight.reshape(product.outputs, -1)
         blocks = weights.reshape(product.blocks, LANES, len(starts), together).transpose(0, 2, 1, 3)
-        return np.array(starts, np.int64), np.ascontiguousarray(blocks)
+        return starts, np.ascontiguousarray(blocks)
 
     def emit(self, context: Context) -> None:
         product, code, source = self.product, context.code, self.product.source

@@ -30,9 +30,9 @@ class Isa:
         wide: whether dense products are of int16, two at a time, because bytes have no exact instruction.
         dot: how four products a lane are added: "vpdpbusd", "vpmaddwd" or "generic".
         permutes: whether bytes are chosen from one or two registers by an instruction.
+        deposits: whether BMI2's pdep is there.
         emulated: generic operations stand for the special ones.
         tiles: whether bytes are multiplied in AMX's tiles.
-        deposits: whether BMI2's pdep is there.
     """
 
     name: str

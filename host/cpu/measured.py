@@ -15,8 +15,8 @@ from host.cpu.steps import Context, Step
 
 # Words of which one tries the next way, whether it was slower or not.
 BETWEEN_TRIALS = 64
-# A way's time falls at once; of what a word took more it rises by a quarter, two bits less.
-QUARTER = 2
+# A way's time falls at once, and rises by this fraction of what a word took more.
+RISE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Measured:
         words = code.load(context.work, I64, self.state)
         code.store(builder.add(words, I64(1)), context.work, self.state)
         trial = builder.udiv(words, I64(BETWEEN_TRIALS))
-        due = builder.icmp_unsigned("==", builder.mul(trial, I64(BETWEEN_TRIALS)), words)
+        due = builder.icmp_unsigned("==", builder.urem(words, I64(BETWEEN_TRIALS)), I64(0))
         # Emulation has no time: the ways take turns, so that tests see all of them.
         turn = builder.urem(words if context.isa.emulated else trial, I64(len(self.ways)))
         fastest = self._fastest(context, places)
@@ -65,7 +65,7 @@ class Measured:
         place = code.at(context.work, code.offset((chosen, 8), (self.state + 8, 1)))
         known = code.load(place, I64)
         # Interrupts, and caches that are cold at first, only ever make a time longer.
-        slower = builder.add(known, builder.lshr(builder.sub(taken, known), I64(QUARTER)))
+        slower = builder.add(known, builder.udiv(builder.sub(taken, known), I64(RISE)))
         longer = builder.icmp_unsigned(">", taken, known)
         first = builder.icmp_unsigned("==", known, I64(0))
         code.store(builder.select(builder.or_(first, builder.not_(longer)), taken, slower), place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from host.cpu.dots import QUAD, Dots
 from host.cpu.ir import I8, I32, I64, Value, vector
 from host.cpu.layout import LANES
-from host.cpu.product import Ending, Product, Tile, byte_places, positions, relative_bytes, tile_of
+from host.cpu.product import Ending, Product, Tile, byte_places, covered, positions, relative_bytes, tile_of
 from host.cpu.steps import Context
 
 # Bytes of a table, and of two.
@@ -93,7 +94,7 @@ class Permuted:
     Attributes:
         product: what is computed.
         pairs: whether a slot's activations are chosen from two tables, which stay where they are, or from one that
-            begins anywhere: an Intel processor takes more than twice the time to choose from two.
+            begins anywhere: to choose from two takes an Intel processor more operations (uops.info, vpermi2b).
     """
 
     product: Product
@@ -107,14 +108,10 @@ class Permuted:
     def slots(self) -> list[Slots]:
         """The schedule of each block of outputs."""
         places = byte_places(self.product)
-        starts: list[int] = []
-        for place in np.sort(places).tolist():
-            if not starts or place >= starts[-1] + TABLE:
-                starts.append(place)
+        starts = covered(places, TABLE)[0].tolist()
 
         def pair(place: int) -> Sequence[int]:
-            table = next(number for number, start in enumerate(starts) if place < start + TABLE)
-            first = max(0, min(table, len(starts) - 2))
+            first = max(0, min(bisect_right(starts, place) - 1, len(starts) - 2))
             return starts[first : first + 2]
 
         rows = self.product.weight.reshape(self.product.outputs, -1)

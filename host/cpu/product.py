@@ -68,6 +68,16 @@ def byte_places(product: Product) -> NDArray[np.int64]:
     return (taps[:, None] + source.unit * np.arange(product.weight.shape[2])).reshape(-1)
 
 
+def covered(places: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The fewest runs of so many bytes that cover all places: first bytes, ascending, and the number of each place's run."""
+    starts: list[int] = []
+    for place in np.unique(places).tolist():
+        if not starts or place >= starts[-1] + size:
+            starts.append(place)
+    found = np.array(starts, np.int64)
+    return found, np.searchsorted(found, places, side="right") - 1
+
+
 @dataclass(frozen=True)
 class Tile:
     """Positions that are computed together.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from host.cpu.dots import QUAD, Dots
 from host.cpu.ir import I8, I32, I64, POINTER, Code, Value, vector
 from host.cpu.layout import LANES
-from host.cpu.product import Ending, Product, Tile, byte_places, looped, rounds
+from host.cpu.product import Ending, Product, Tile, byte_places, covered, looped, rounds
 from host.cpu.steps import Context, Window
 
 # Of a tile: rows, bytes of a row, and how many tiles there are.
@@ -39,17 +39,13 @@ class Tiles:
     def chunks(self) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
         """Places of up to 64 bytes, relative to a position's first pixel; weights int8 (blocks, chunks, quads, 16, 4)."""
         product, places = self.product, byte_places(self.product)
-        starts: list[int] = []
-        chunk, byte = np.zeros(len(places), np.int64), np.zeros(len(places), np.int64)
-        for number in np.argsort(places, kind="stable"):
-            if not starts or places[number] >= starts[-1] + ROW_BYTES:
-                starts.append(int(places[number]))
-            chunk[number], byte[number] = len(starts) - 1, places[number] - starts[-1]
+        starts, chunk = covered(places, ROW_BYTES)
+        byte = places - starts[chunk]
         quads = -(-(int(byte.max()) + 1) // QUAD)
         weights = np.zeros((product.blocks * LANES, len(starts), quads * QUAD), np.int8)
         weights[: product.outputs, chunk, byte] = product.weight.reshape(product.outputs, -1)
         blocks = weights.reshape(product.blocks, LANES, len(starts), quads, QUAD)
-        return np.array(starts, np.int64), np.ascontiguousarray(blocks.transpose(0, 2, 3, 1, 4))
+        return starts, np.ascontiguousarray(blocks.transpose(0, 2, 3, 1, 4))
 
     @property
     def columns(self) -> int:

@@ -46,7 +46,7 @@ class Augmentation:
         for number in range(count):
             # About the middle, so that a slower word does not leave the second.
             at = (samples - middle) * speed[number] + middle - shift[number]
-            result[number] = _between(waves[number], at)
+            result[number] = np.interp(at, samples, waves[number], left=0, right=0)
         result *= (10 ** (rng.uniform(-self.gain, self.gain, (count, 1)) / 20) / 32768).astype(np.float32)
         chosen = noises[rng.integers(0, len(noises), count)]
         loudest = np.maximum(chosen.max(axis=1), -chosen.min(axis=1).astype(np.int32))[:, None]
@@ -80,13 +80,3 @@ class Augmentation:
         share = np.where(rng.random(count) < self.mixed, rng.uniform(0.5, 1, count), 1).astype(np.float32)
         own = share[:, None, None, None]
         return own * x + (1 - own) * x[other], other, share
-
-
-def _between(wave: NDArray[np.int16], at: NDArray[np.float64]) -> NDArray[np.float32]:
-    """A wave at fractional samples, linearly interpolated; 0 beyond its ends."""
-    padded = np.zeros(len(wave) + 3, np.float32)
-    padded[1:-2] = wave
-    at = np.clip(at, -1, len(wave)) + 1
-    before = at.astype(np.int32)
-    low = padded[before]
-    return low + (padded[before + 1] - low) * (at - before).astype(np.float32)

@@ -11,7 +11,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from rtl_templates import streams
-from rtl_templates.product_pair import Product, ProductPair
+from rtl_templates.product_pair import ProductPair, products
 from rtl_templates.result_fifo import ram_style
 from rtl_templates.sub_lists import SubLists
 from rtl_templates.target import target
@@ -206,8 +206,8 @@ class ConvLane(wiring.Component):
                 m.d.sync += delayed.eq(kernel_id)
                 kernel_id = delayed
             kernel_ids.append(kernel_id)
-        products = self._products(m, value, weights)
-        for index, (product, kernel_id) in enumerate(zip(products, kernel_ids, strict=True)):
+        formed = products(m, value, weights, lane.shape, lane.offset, self.paired)
+        for index, (product, kernel_id) in enumerate(zip(formed, kernel_ids, strict=True)):
             self._accumulate(m, index, product, kernel_id)
         return m
 
@@ -250,22 +250,6 @@ class ConvLane(wiring.Component):
         entry = Signal(lane.entry, reset_less=True)
         m.d.sync += [entries.eq(read.data), entry.eq(entries[control.entry] if together > 1 else entries[0])]
         return entry
-
-    def _products(self, m: Module, value: Value, weights: list[Value]) -> list[Value]:
-        lane = self.lane
-        products: list[Value] = []
-        while len(products) < len(weights):
-            first = len(products)
-            if self.paired and first + 1 < len(weights):
-                m.submodules[f"pair_{first}"] = pair = ProductPair(lane.shape, lane.offset)
-                m.d.comb += [pair.activation.eq(value)]
-                m.d.comb += [pair.weights[i].eq(weights[first + i]) for i in range(2)]
-                products += list(pair.products)
-            else:
-                m.submodules[f"product_{first}"] = single = Product(lane.shape)
-                m.d.comb += [single.activation.eq(value), single.weight.eq(weights[first])]
-                products.append(single.product)
-        return products
 
     def _accumulate(self, m: Module, index: int, product: Value, kernel_id: Value) -> None:
         lane, control = self.lane, self.control

@@ -225,12 +225,7 @@ class ListConv(wiring.Component):
     @property
     def _waiting(self) -> int:
         """Lists that come while padding is written, 0 without padding: a producer without rest cannot make up for it."""
-        if not any(self.windows.padding):
-            return 0
-        inside = np.outer(self.windows.inside(0), self.windows.inside(1)).ravel()
-        borders = np.flatnonzero(np.concatenate([inside, inside]))
-        longest = int(np.diff(borders).max()) - 1
-        return -(-longest * self._writes * int(inside.sum()) // self.cycles) + SLACK
+        return self.windows.waiting(self._writes, self.cycles)
 
     @property
     def _positions_under_way(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from amaranth.hdl import Cat, Module, Shape, Signal, Value, signed
@@ -132,6 +133,34 @@ class ProductPair(wiring.Component):
         m.d.sync += [low_2.eq(low_1), results[0].eq(first_product), results[1].eq(Cat(low_2, corrected))]
         m.d.comb += [self.products[i].eq(results[i]) for i in range(2)]
         return m
+
+
+def products(
+    m: Module, activation: Value, weights: Sequence[Value], shape: Shape, offset: int, paired: bool
+) -> list[Value]:
+    """Products of an activation with several weights, `Product.LATENCY` cycles later, by pairs as far as there are any.
+
+    Args:
+        m: that the multipliers become submodules of.
+        activation: of `shape`.
+        weights: in [-127, 127].
+        shape: of the activation.
+        offset: of ProductPair.
+        paired: whether a multiplier forms two products.
+    """
+    result: list[Value] = []
+    while len(result) < len(weights):
+        first = len(result)
+        if paired and first + 1 < len(weights):
+            m.submodules[f"pair_{first}"] = pair = ProductPair(shape, offset)
+            m.d.comb += pair.activation.eq(activation)
+            m.d.comb += [pair.weights[i].eq(weights[first + i]) for i in range(2)]
+            result += list(pair.products)
+        else:
+            m.submodules[f"product_{first}"] = single = Product(shape)
+            m.d.comb += [single.activation.eq(activation), single.weight.eq(weights[first])]
+            result.append(single.product)
+    return result
 
 
 def _low_product(m: Module, a: Value, b: Value) -> Value:

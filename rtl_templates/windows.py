@@ -75,6 +75,20 @@ class Windows:
         rows, columns = (self.needed_by(axis)[:, offset[axis]] for axis in range(2))
         return np.flatnonzero(np.outer(rows, columns))
 
+    def waiting(self, writes: int, cycles: int) -> int:
+        """Lists that come while padding is written, 0 without padding.
+
+        Args:
+            writes: cycles that writing a list takes.
+            cycles: of a word.
+        """
+        if not any(self.padding):
+            return 0
+        inside = np.outer(self.inside(0), self.inside(1)).ravel()
+        borders = np.flatnonzero(np.concatenate([inside, inside]))
+        longest = int(np.diff(borders).max()) - 1
+        return -(-longest * writes * int(inside.sum()) // cycles) + SLACK
+
     def least_depth(self) -> int:
         """Lists that the first offset meets, and does not leave, until the last one meets its list of a position."""
         first, last = self.pixels_of((0, 0)), self.pixels_of((self.kernel[0] - 1, self.kernel[1] - 1))

@@ -116,7 +116,7 @@ def run(unit, test_case=None, target=None):
         parameters={
             "unit": unit,
             "interval": tested.interval,
-            "lanes": tested.lanes,
+            "settling": 2 * tested.interval + tested.lanes + 4,
             "writes": -(-unit["entries"] // 2) // unit.get("split", 1) * unit.get("parts", 1),
             "cycles": tested.cycles,
             "latency": tested.latency,

@@ -60,7 +60,7 @@ MOST_ADDER_BITS = 6000
 KINDS = {
     kind.kind: kind
     for kind in (
-        stages.Source, stages.Mac, stages.Unrolled, stages.Lanes, stages.Scatter, stages.Narrow, stages.DropEmpty,
+        stages.Source, stages.Mac, stages.Unrolled, stages.Lanes, stages.WindowLanes, stages.Scatter, stages.Narrow, stages.DropEmpty,
         stages.Pool, stages.StreamPool, stages.Requantise, stages.AddBias, stages.ReLU, stages.LocalWinners,
         stages.Compact, stages.GlobalWinners,
     )

@@ -33,6 +33,7 @@ from rtl_templates.stream_pool import StreamPool
 from rtl_templates.streams import value_beat
 from rtl_templates.target import target_of
 from rtl_templates.unrolled_conv import UnrolledConv
+from rtl_templates.window_conv import WindowConv
 from rtl_templates.walk import Walk
 
 
@@ -67,6 +68,8 @@ class _Elaborator:
                 return self._unrolled(stage)
             case stages.Lanes():
                 return self._lanes(stage)
+            case stages.WindowLanes():
+                return self._window_lanes(stage)
             case stages.Scatter():
                 return self._scatter(stage)
             case stages.Narrow():
@@ -181,6 +184,22 @@ class _Elaborator:
             offset=self.target.pair_offset,
             parts=stage.parts,
             split=stage.split,
+            unpaired=stage.unpaired,
+        )
+
+    def _window_lanes(self, stage: stages.WindowLanes) -> WindowConv:
+        weights, kernel_ids = lanes.weights(stage, self.packed.packings[stage.name])
+        return WindowConv(
+            shape=_shape(8, stage.signed),
+            entries=stage.entries,
+            windows=lanes.windows_of(stage.window),
+            weights=weights,
+            kernel_ids=kernel_ids,
+            kernels=stage.kernels,
+            accumulator=signed(stage.accumulator_bits),
+            interval=stage.interval,
+            chains=stage.chains,
+            offset=self.target.pair_offset,
             unpaired=stage.unpaired,
         )
 

@@ -24,7 +24,7 @@ from rtl_templates.result_fifo import ResultFifo, ram_style
 from rtl_templates.target import Target, target
 from rtl_templates.weight_memory import weight_memory
 from rtl_templates.window_lane import WindowLane, WindowShape
-from rtl_templates.window_parts import GROUP, Part, WindowParts
+from rtl_templates.window_parts import GROUP, LATENCY, Part, WindowParts
 from rtl_templates.windows import Windows
 
 
@@ -118,7 +118,7 @@ class WindowConv(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from the last list of a window to its first beat, while nothing waits and nothing is padded."""
-        return 3 + self.parts.steps + WindowLane.LATENCY + self.parts.groups + 2 + ResultFifo.LATENCY
+        return self.parts.steps + self.parts.groups + LATENCY
 
     @property
     def settling(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,8 +13,12 @@ from rtl_templates.windows import Windows
 
 # Lanes that share their registers of control, and whose results one LUT a bit joins to those of the lanes before.
 GROUP = 3
+# Of a window, from its last list to its first result, besides its steps and a cycle a group of lanes.
+LATENCY = 19
 # Words after which a ring's fill repeats.
 _WARM, _MEASURED = 3, 2
+# Cycles from the last accumulator that leaves a lane until lists may be written over what it read, the chain aside.
+_RELEASE = 16
 
 
 @dataclass(frozen=True)
@@ -116,16 +121,10 @@ class WindowParts:
             result.append(Part(offset, phase, offsets, first_row, last_row + 1 - first_row))
         return result
 
-    @cached_property
+    @property
     def ring(self) -> int:
         """Lists that a lane keeps: the least power of two that never makes an even producer lose time."""
-        window = self.windows
-        reach = (window.kernel[0] - 1) * window.dilation[0] * window.padded[1]
-        reach += (window.kernel[1] - 1) * window.dilation[1] + 1
-        size = 1 << (reach + RELEASE_SLACK - 1).bit_length()
-        while not all(self._keeps_up(part, size) for part in self.parts):
-            size *= 2
-        return size
+        return _ring(self)
 
     def bases(self, part: Part) -> tuple[int, int, int, int]:
         """Number of the list with which a part of the first window begins, and how far it is to the next window's.
@@ -146,39 +145,49 @@ class WindowParts:
             (part.rows - (rows - 1) * window.stride[0]) * width - back,
         )
 
-    def _keeps_up(self, part: Part, ring: int) -> bool:
-        """Whether windows start evenly with such a ring and lists that come evenly, written no faster than they can be."""
-        window, (rows, columns) = self.windows, self.windows.positions
-        height, width = window.padded
-        words = _WARM + _MEASURED
-        first, within_row, to_row, to_word = self.bases(part)
-        jumps = np.full(words * rows * columns, within_row)
-        jumps[columns - 1 :: columns] = to_row
-        jumps[rows * columns - 1 :: rows * columns] = to_word
-        bases = np.cumsum(np.concatenate([[first], jumps]))
-        kept = (np.arange(height) >= part.first_row) & (np.arange(height) < part.first_row + part.rows)
-        kept = np.tile(np.repeat(kept, width), words)
-        last = window.pixels_of((window.kernel[0] - 1, window.kernel[1] - 1))
-        complete = np.zeros(words * height * width, bool)
-        complete[(np.arange(words)[:, None] * height * width + last).ravel()] = True
-        starts: list[int] = []
-        written, now = 0, 0
-        freed_by = 0
-        for number in range(len(kept)):
-            now = max(now + self.lists.list_rows, number * self.cycles // (height * width))
-            if kept[number]:
-                while bases[freed_by] <= written - ring:
-                    freed_by += 1
-                if freed_by:
-                    if freed_by > len(starts):
-                        return False
-                    now = max(now, starts[freed_by - 1] + self.busy + self.groups + RELEASE_SLACK)
-                written += 1
-            if complete[number]:
-                starts.append(max(now, starts[-1] + self.interval if starts else 0))
-        ends = np.array(starts)[rows * columns - 1 :: rows * columns]
-        return bool((np.diff(ends)[_WARM - 1 :] == self.cycles).all())
+
+@lru_cache(maxsize=1 << 12)
+def _ring(parts: WindowParts) -> int:
+    window = parts.windows
+    reach = (window.kernel[0] - 1) * window.dilation[0] * window.padded[1]
+    reach += (window.kernel[1] - 1) * window.dilation[1] + 1
+    size = 1 << (reach + _RELEASE - 1).bit_length()
+    while not all(_keeps_up(parts, part, size) for part in parts.parts):
+        size *= 2
+    return size
 
 
-# Cycles from the last drained accumulator of a lane until lists may be written over what it read, chains aside.
-RELEASE_SLACK = 16
+def _keeps_up(parts: WindowParts, part: Part, ring: int) -> bool:
+    """Whether windows start evenly with such a ring and lists that come evenly, written no faster than they can be."""
+    window, (rows, columns) = parts.windows, parts.windows.positions
+    height, width = window.padded
+    words, positions = _WARM + _MEASURED, rows * columns
+    first, within_row, to_row, to_word = parts.bases(part)
+    jumps = np.full(words * positions, within_row)
+    jumps[columns - 1 :: columns] = to_row
+    jumps[positions - 1 :: positions] = to_word
+    bases = np.cumsum(np.concatenate([[first], jumps])).tolist()
+    of_row = np.arange(height)
+    kept = np.tile(np.repeat((of_row >= part.first_row) & (of_row < part.first_row + part.rows), width), words).tolist()
+    last = np.zeros(window.pixels, bool)
+    last[window.pixels_of((window.kernel[0] - 1, window.kernel[1] - 1))] = True
+    completes = np.tile(last, words).tolist()
+    due = (np.arange(words * window.pixels) * parts.cycles // window.pixels).tolist()
+
+    starts: list[int] = []
+    written = freed_by = 0
+    now, release = -parts.lists.list_rows, parts.busy + parts.groups + _RELEASE
+    for earliest, keeps, completing in zip(due, kept, completes, strict=True):
+        now = max(now + parts.lists.list_rows, earliest)
+        if keeps:
+            while bases[freed_by] <= written - ring:
+                freed_by += 1
+            if freed_by > len(starts):
+                return False
+            if freed_by:
+                now = max(now, starts[freed_by - 1] + release)
+            written += 1
+        if completing:
+            starts.append(max(now, starts[-1] + parts.interval if starts else 0))
+    ends = starts[positions - 1 :: positions]
+    return all(after - before == parts.cycles for before, after in pairwise(ends[_WARM - 1 :]))

@@ -16,7 +16,7 @@ from hwgen.errors import PlanError
 from hwgen.format.network import Conv2d, KWinners, Linear
 from hwgen.format.packed import PackedNetwork
 from hwgen.format.shapes import tensors
-from hwgen.plan import lanes, mac, scatter, unrolled
+from hwgen.plan import lanes, mac, scatter, unrolled, window_lanes
 from hwgen.plan.budget import Budget, Needs
 from hwgen.plan.chain import (
     UNLIMITED,
@@ -33,11 +33,11 @@ from hwgen.plan.chain import (
 from hwgen.plan.mac import Request, with_drain
 from hwgen.plan.paths import END, START, Edge
 from hwgen.plan.schedule import Slots, dense_packing
-from hwgen.plan.stages import WORD_GAP, Lanes, Mac, Scatter, Source, Stage, Unrolled
+from hwgen.plan.stages import WORD_GAP, Lanes, Mac, Scatter, Source, Stage, Unrolled, WindowLanes
 from hwgen.plan.stream import Stream, narrowed, torch_layout
 from rtl_templates.target import target_of
 
-Engine: TypeAlias = Mac | Scatter | Lanes | Unrolled
+Engine: TypeAlias = Mac | Scatter | Lanes | WindowLanes | Unrolled
 
 # Under "sparse-sparse", what reading all values costs more, in multipliers, where reading the winners takes no more.
 RELUCTANCE = 1e4
@@ -345,7 +345,7 @@ def _serving(request: Request) -> Iterator[Engine]:
     if scatter.serves(request.layer, request.stream):
         return scatter.candidates(request)
     if lanes.serves(request.layer, request.stream):
-        return lanes.candidates(request)
+        return itertools.chain(lanes.candidates(request), window_lanes.candidates(request))
     return mac.candidates(request)
 
 

@@ -10,9 +10,11 @@ from hwgen.plan import stages
 from hwgen.plan.lanes import windows_of
 from hwgen.plan.resource_primitives import Memory, adder, banked, bits_for, memory
 from hwgen.plan.stages import Stage
+from hwgen.plan.window_lanes import parts_of
 from rtl_templates import timing
 from rtl_templates.sub_lists import SubLists
 from rtl_templates.target import ECP5, Target
+from rtl_templates.window_parts import LATENCY as WINDOW_LATENCY
 from rtl_templates.windows import Windows
 
 NO_MEMORY = Memory()
@@ -52,6 +54,8 @@ def structure(stage: Stage, family: str, target: Target) -> Structure:
             return _unrolled(stage, family, target)
         case stages.Lanes():
             return _lanes(stage, family, target)
+        case stages.WindowLanes():
+            return _window_lanes(stage, family, target)
         case stages.Scatter():
             return _scatter(stage, family)
         case stages.Narrow():
@@ -281,6 +285,44 @@ def _list_depth(windows: Windows, interval: int, cycles: int, slot_bits: int) ->
     slot_rows = 1 << slot_bits
     # Deep enough for either target, whichever it is written for.
     return max(depth, _BLOCK_ROWS // slot_rows) if depth * slot_rows > ECP5.distributed_depth else depth
+
+
+def _window_lanes(stage: stages.WindowLanes, family: str, target: Target) -> Structure:
+    parts = parts_of(stage)
+    lanes, sets, width = stage.lanes, stage.sets, stage.accumulator_bits
+    kernel_bits, phase_bits = bits_for(stage.kernels), bits_for(parts.lists.list_rows)
+    index_bits, weight_row_bits = max(1, bits_for(stage.index_size)), bits_for(stage.list_rows)
+    entry = index_bits + _VALUE_BITS
+    ring_rows = parts.ring << phase_bits
+    style = "ultra" if target.ultra_ram and _style(ring_rows, target) == "block" else _style(ring_rows, target)
+    rings = memory(family, ring_rows, entry * parts.lists.row_entries, style=style) * lanes
+    lane_rows = 1 << (index_bits + weight_row_bits + bits_for(max(part.offsets for part in parts.parts)))
+    slots, style = sets * (_VALUE_BITS + kernel_bits), "block" if lane_rows > target.table_depth else "auto"
+    weights = Memory()
+    for count, ports in ((parts.lanes // 2, 2), (parts.lanes % 2, 1)):
+        weights += memory(family, lane_rows, slots, reads=ports, rom=True, style=style) * (count * stage.chains)
+    accumulators = memory(family, 1 << kernel_bits, width, asynchronous=True) * (lanes * sets)
+    beats = parts.lanes * stage.kernels
+    previous = memory(family, beats, sets * width, style=_style(beats, target))
+    latency = parts.steps + parts.groups + WINDOW_LATENCY
+    under_way = -(-(latency + stage.kernels) // stage.interval)
+    results, counters = _result_fifo(family, target, under_way * stage.kernels, sets * width)
+    pairs = (lanes - stage.unpaired) * (sets // 2)
+    amounts = {
+        "accumulators": lanes * sets * adder(width, family),
+        "sums": stage.chains * sets * adder(width, family),
+        "joined": stage.chains * parts.groups * sets * width,
+        "overlaps": pairs if target.pairs_overlap else 0,
+        "pairs": pairs,
+        "kernel ids": lanes * sets * kernel_bits,
+        "lanes": lanes,
+        "entries": lanes * entry,
+        "lists": stage.entries * entry,
+        "pixels": sum(windows_of(stage.window).padded),
+        "results": counters,
+        "control": stage.chains,
+    }
+    return Structure("window lanes", amounts, rings + weights + accumulators + previous + results, lanes * sets - pairs)
 
 
 def _scatter(stage: stages.Scatter, family: str) -> Structure:

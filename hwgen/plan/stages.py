@@ -208,6 +208,48 @@ class Lanes(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WindowLanes(Stage):
+    """A Conv2d layer behind winner lists on lanes that take its windows in turn.
+
+    Attributes:
+        mode: "sparse-sparse".
+        window: as of a Mac.
+        signed: activations are int8, else uint8.
+        entries: of a list.
+        index_size: indices (channels) are below it.
+        sets, kernels: complementary sets, all served at once, and accumulators a set.
+        list_rows: rows of the augmented weight tensor a column takes.
+        interval: cycles a position.
+        chains: of lanes, which share a window.
+        unpaired: lanes with a multiplier block for each product; in the others a block forms two.
+        accumulator_bits: two's complement.
+        weight_bits: in the network's weights, kernel IDs included, once.
+        layout: of the value stream that comes out.
+    """
+
+    kind = "window lanes"
+    mode: str
+    window: Window
+    signed: bool
+    entries: int
+    index_size: int
+    sets: int
+    kernels: int
+    list_rows: int
+    interval: int
+    chains: int
+    accumulator_bits: int
+    weight_bits: int
+    layout: Layout
+    unpaired: int = 0
+
+    @property
+    def lanes(self) -> int:
+        """Of all chains."""
+        return self.multipliers // self.sets
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scatter(Stage):
     """A Conv2d layer behind a k-WTA over a whole map, on a scatter engine.
 

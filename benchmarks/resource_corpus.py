@@ -47,6 +47,8 @@ from rtl_templates.requantise import Requantise as Requantiser
 from rtl_templates.scatter_engine import Reach, ScatterEngine
 from rtl_templates.sub_lists import SubLists
 from rtl_templates.target import target_of
+from rtl_templates.window_conv import WindowConv
+from rtl_templates.window_parts import WindowParts
 from rtl_templates.windows import Windows
 
 # What no synthesis of a stage depends on, or no sample told when it was made.
@@ -301,11 +303,12 @@ class _Draw:
         self.layers.append(Requantise(name, multiplier, int(np.log2(self.scale)) + 9, bool(self.rng.integers(0, 2))))
 
 
-def rare(seed: int) -> Iterator[tuple[Stage, Callable[[], Any]]]:
+def rare(seed: int, family: str) -> Iterator[tuple[Stage, Callable[[], Any]]]:
     """A stage of each kind that those networks seldom have, with random numbers and contents."""
     for number, make in enumerate((_lanes, _local_winners, _global_winners, _scatter, _requantise)):
         yield make(np.random.default_rng([seed, number]))
     yield _lanes(np.random.default_rng([seed, 6]), fractions=True)
+    yield _window_lanes(np.random.default_rng([seed, 7]), family)
     nothing = Linear("output", np.ones((1, 1), np.int8), np.ones((1, 1), bool), np.zeros(1, np.int32))
     packed = pack_network(IntegerNetwork(Input((1,), 1.0, True), (nothing,), np.ones(1)))
     plan = make_plan(packed)
@@ -380,6 +383,56 @@ def _lanes(rng: np.random.Generator, fractions: bool = False) -> tuple[Stage, Ca
         accumulator=signed(bits),
         parts=parts,
         split=split,
+    )
+
+
+def _window_lanes(rng: np.random.Generator, family: str) -> tuple[Stage, Callable[[], Any]]:
+    """Lanes that take windows in turn."""
+    kernel, size = int(rng.choice([1, 2, 3, 3, 5])), int(rng.integers(6, 15))
+    padding = int(rng.random() < 0.3) * (kernel // 2)
+    outputs = size + 2 * padding - kernel + 1
+    channels, entries = int(rng.choice([8, 16, 32, 64])), int(rng.choice([2, 3, 4, 8]))
+    sets, kernels = int(rng.integers(1, 9)), int(rng.choice([1, 2, 4, 8, 8, 16]))
+    rows, bits, signed_values = int(rng.choice([1, 1, 1, 2])), int(rng.integers(14, 23)), bool(rng.integers(0, 2))
+    windows = Windows((size, size), (kernel, kernel), padding=(padding, padding))
+    chains = min(int(rng.choice([1, 1, 2, 2, 3])), kernel * kernel)
+    lanes = int(rng.integers(1, 13 - sets // 2)) // chains + 1
+    busy = WindowParts(windows, entries, rows, kernels, kernels, chains).busy
+    parts = WindowParts(windows, entries, rows, kernels, max(kernels, -(-busy // lanes)), chains)
+    unpaired = int(rng.integers(0, chains * parts.lanes + 1))
+    shape = (kernel * kernel, rows, channels, sets)
+    weights, kernel_ids = rng.integers(-127, 128, shape), rng.integers(0, kernels, shape)
+    stage = stages.WindowLanes(
+        name="lanes",
+        cycles=parts.cycles,
+        multipliers=chains * parts.lanes * sets,
+        mode="sparse-sparse",
+        window=_window(size, kernel, 1, padding, outputs),
+        signed=signed_values,
+        entries=entries,
+        index_size=channels,
+        sets=sets,
+        kernels=kernels,
+        list_rows=rows,
+        interval=parts.interval,
+        chains=chains,
+        unpaired=unpaired,
+        accumulator_bits=bits,
+        weight_bits=0,
+        layout=_layout(sets * kernels, sets),
+    )
+    return stage, lambda: WindowConv(
+        shape=_shape(signed_values),
+        entries=entries,
+        windows=windows,
+        weights=weights,
+        kernel_ids=kernel_ids,
+        kernels=kernels,
+        accumulator=signed(bits),
+        interval=parts.interval,
+        chains=chains,
+        unpaired=unpaired,
+        offset=target_of(family).pair_offset,
     )
 
 

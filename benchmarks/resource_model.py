@@ -99,7 +99,7 @@ def fit_command(
         for seed in range(most):
             report("synthesising stages", seed / most)
             for family in FAMILIES:
-                found = list(corpus.rare(seed)) if seed < rare else []
+                found = list(corpus.rare(seed, family)) if seed < rare else []
                 if seed == 0:
                     found += corpus.serial(family)
                 if seed < max(networks, unrolled) and (plan := corpus.planned(seed, family)) is not None:

@@ -33,8 +33,8 @@ from rtl_templates.stream_pool import StreamPool
 from rtl_templates.streams import value_beat
 from rtl_templates.target import target_of
 from rtl_templates.unrolled_conv import UnrolledConv
-from rtl_templates.window_conv import WindowConv
 from rtl_templates.walk import Walk
+from rtl_templates.window_conv import WindowConv
 
 
 def accelerator(plan: Plan, packed: PackedNetwork) -> Pipeline:

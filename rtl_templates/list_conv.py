@@ -23,7 +23,7 @@ from rtl_templates.result_fifo import ResultFifo
 from rtl_templates.sub_lists import SubLists
 from rtl_templates.target import ECP5, Target, target
 from rtl_templates.weight_memory import weight_memory
-from rtl_templates.windows import SLACK, Windows
+from rtl_templates.windows import Windows
 
 # Of a block RAM: a FIFO that needs one has them all.
 _BLOCK_ROWS = 512

@@ -18,22 +18,23 @@ def product_shape(shape: Shape) -> Shape:
 
 
 class Product(wiring.Component):
-    """activation * weight, in as many cycles as ProductPair takes.
+    """activation * weight, in as many cycles as ProductPair takes unless told otherwise.
 
     Arguments:
         shape: of the activation.
+        latency: at least 2, which a multiplier block has registers for.
 
     Members:
         activation, weight: the operands.
         product: of `product_shape(shape)`.
 
-    Latency: 4 cycles. Initiation interval: 1 cycle.
+    Latency: `latency` cycles. Initiation interval: 1 cycle.
     """
 
     LATENCY = 4
 
-    def __init__(self, shape: Shape):
-        self.shape = shape
+    def __init__(self, shape: Shape, latency: int = LATENCY):
+        self.shape, self.latency = shape, latency
         super().__init__(
             {"activation": In(shape), "weight": In(signed(WEIGHT_BITS)), "product": Out(product_shape(shape))}
         )
@@ -42,7 +43,7 @@ class Product(wiring.Component):
         m = Module()
         activation = Signal(self.shape, reset_less=True)
         weight = Signal(signed(WEIGHT_BITS), reset_less=True)
-        stages = [Signal(self.product.shape(), name=f"product_{i}", reset_less=True) for i in range(self.LATENCY - 1)]
+        stages = [Signal(self.product.shape(), name=f"product_{i}", reset_less=True) for i in range(self.latency - 1)]
         m.d.sync += [activation.eq(self.activation), weight.eq(self.weight), stages[0].eq(activation * weight)]
         for before, after in pairwise(stages):
             m.d.sync += after.eq(before)
@@ -136,9 +137,15 @@ class ProductPair(wiring.Component):
 
 
 def products(
-    m: Module, activation: Value, weights: Sequence[Value], shape: Shape, offset: int, paired: bool
+    m: Module,
+    activation: Value,
+    weights: Sequence[Value],
+    shape: Shape,
+    offset: int,
+    paired: bool,
+    latency: int = Product.LATENCY,
 ) -> list[Value]:
-    """Products of an activation with several weights, `Product.LATENCY` cycles later, by pairs as far as there are any.
+    """Products of an activation with several weights, `latency` cycles later, by pairs as far as there are any.
 
     Args:
         m: that the multipliers become submodules of.
@@ -147,6 +154,7 @@ def products(
         shape: of the activation.
         offset: of ProductPair.
         paired: whether a multiplier forms two products.
+        latency: of products that are not paired.
     """
     result: list[Value] = []
     while len(result) < len(weights):
@@ -157,7 +165,7 @@ def products(
             m.d.comb += [pair.weights[i].eq(weights[first + i]) for i in range(2)]
             result += list(pair.products)
         else:
-            m.submodules[f"product_{first}"] = single = Product(shape)
+            m.submodules[f"product_{first}"] = single = Product(shape, latency)
             m.d.comb += [single.activation.eq(activation), single.weight.eq(weights[first])]
             result.append(single.product)
     return result

@@ -24,7 +24,7 @@ from rtl_templates.result_fifo import ResultFifo, ram_style
 from rtl_templates.target import Target, target
 from rtl_templates.weight_memory import weight_memory
 from rtl_templates.window_lane import WindowLane, WindowShape
-from rtl_templates.window_parts import GROUP, LATENCY, Part, WindowParts
+from rtl_templates.window_parts import LATENCY, ROOM_DELAY, Part, WindowParts
 from rtl_templates.windows import Windows
 
 
@@ -118,16 +118,16 @@ class WindowConv(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from the last list of a window to its first beat, while nothing waits and nothing is padded."""
-        return self.parts.steps + self.parts.groups + LATENCY
+        return self.parts.steps + len(self.parts.groups) + LATENCY
 
     @property
     def settling(self) -> int:
         """Cycles from a reset's end until windows start."""
-        return 2 + self.parts.groups + self._settling + self.parts.lanes * self.parts.interval
+        return 2 + len(self.parts.groups) + self._settling + self.parts.lanes * self.parts.interval
 
     @property
     def _settling(self) -> int:
-        return WindowLane.LATENCY + self.parts.kernels + self.parts.groups
+        return WindowLane.LATENCY + self.parts.kernels + len(self.parts.groups)
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -135,7 +135,10 @@ class WindowConv(wiring.Component):
         m.submodules.writer = writer = WindowWriter(common)
         m.submodules.starts = starts = WindowControl(common)
         under_way = -(-(self.latency + parts.kernels) // parts.interval)
-        m.submodules.results = results = ResultFifo(common.sums, under_way * parts.kernels, burst=parts.kernels)
+        burst = parts.kernels + WindowControl.LATE
+        m.submodules.results = results = ResultFifo(
+            common.sums, under_way * parts.kernels + WindowControl.LATE, burst=burst
+        )
         self._connect_input(m, writer)
         wiring.connect(m, results.y, wiring.flipped(self.y))
         m.d.comb += [
@@ -201,38 +204,41 @@ class WindowConv(wiring.Component):
         """The sum of what the chains drained, less what it was when the same lanes drained before."""
         parts, common = self.parts, self.common
         beats = parts.lanes * parts.kernels
-        place, live = Signal(range(beats)), Signal()
-        kernel = Signal(range(parts.kernels))
-        come = Signal()
-        m.d.comb += come.eq(ends[0].valid & settled)
-        with m.If(come):
+        place, kernel, live = Signal(range(beats)), Signal(range(parts.kernels)), Signal()
+        # A cycle before the sums are at the ends.
+        coming = Signal()
+        m.d.comb += coming.eq(ends[0].coming & settled)
+        with m.If(coming):
             m.d.sync += [place.eq(place + 1), kernel.eq(kernel + 1)]
             with m.If(kernel == parts.kernels - 1):
                 m.d.sync += kernel.eq(0)
             with m.If(place == beats - 1):
                 m.d.sync += [place.eq(0), live.eq(1)]
         # All lanes have read the window's lists when its first sum comes.
-        m.d.sync += writer.released.eq(come & live & (kernel == 0))
+        m.d.sync += writer.released.eq(coming & live & (kernel == 0))
 
         attributes = {"no_rw_check": 1, "ram_style": ram_style(beats, platform)}
         previous = Memory(shape=common.sums, depth=beats, init=[], attrs=attributes)
         m.submodules.previous = previous
         read, write = previous.read_port(), previous.write_port()
-        totals = [Signal(common.accumulator, name=f"total_{i}", reset_less=True) for i in range(common.sets)]
-        for index, total in enumerate(totals):
-            m.d.sync += total.eq(sum((chain.drained[index] for chain in ends), start=C(0, common.accumulator)))
         m.d.comb += [
             read.en.eq(1),
             read.addr.eq(place),
-            write.en.eq(delayed(m, come, 1, "come")),
-            write.addr.eq(delayed(m, place, 1, "place", True)),
-            write.data.eq(Cat(totals)),
-            results.write.eq(delayed(m, come & live, 2, "written")),
+            write.en.eq(delayed(m, coming, 2, "coming")),
+            write.addr.eq(delayed(m, place, 2, "place", True)),
+            results.write.eq(delayed(m, coming & live, 3, "written")),
         ]
-        for index, total in enumerate(totals):
+        for index in range(common.sets):
+            # Block RAM is slow.
+            before = Signal(common.accumulator, name=f"before_{index}", reset_less=True)
+            total = Signal(common.accumulator, name=f"total_{index}", reset_less=True)
             difference = Signal(common.accumulator, name=f"difference_{index}", reset_less=True)
-            m.d.sync += difference.eq(total - read.data[index])
-            m.d.comb += results.data[index].eq(difference)
+            m.d.sync += [
+                before.eq(read.data[index]),
+                total.eq(sum((chain.drained[index] for chain in ends), start=C(0, common.accumulator))),
+                difference.eq(total - before),
+            ]
+            m.d.comb += [write.data[index].eq(total), results.data[index].eq(difference)]
 
 
 class WindowChain(wiring.Component):
@@ -247,9 +253,10 @@ class WindowChain(wiring.Component):
     Members:
         control: of the first group of lanes, a cycle later.
         cleared: all lanes have been told of the reset.
-        valid, drained: an accumulator of each set of one lane.
+        drained: an accumulator of each set of one lane.
+        coming: there is one in the next cycle.
 
-    Latency: `groups` + 1 cycles besides the lanes' own. Initiation interval: 1 cycle.
+    Latency: a cycle a group and one more, besides the lanes' own. Initiation interval: 1 cycle.
     """
 
     def __init__(
@@ -266,7 +273,7 @@ class WindowChain(wiring.Component):
             {
                 "control": In(common.control),
                 "cleared": Out(1),
-                "valid": Out(1),
+                "coming": Out(1),
                 "drained": Out(common.sums),
             }
         )
@@ -274,12 +281,14 @@ class WindowChain(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         common = self._common
-        control, sums, valid = self.control, [C(0, common.accumulator)] * common.sets, C(0, 1)
+        control, sums = self.control, [C(0, common.accumulator)] * common.sets
+        coming = valid = C(0, 1)
         lanes: list[WindowLane] = []
-        for first in range(0, common.parts.lanes, GROUP):
+        for numbers in common.parts.groups:
+            first = numbers[0]
             control = self._passed_on(m, control, first)
             group = []
-            for number in range(first, min(first + GROUP, common.parts.lanes)):
+            for number in numbers:
                 lane = WindowLane(common, self._part, number, paired=number >= self._unpaired)
                 m.submodules[f"lane_{number}"] = lane
                 m.d.comb += [getattr(lane.control, name).eq(value) for name, value in control.items()]
@@ -290,15 +299,16 @@ class WindowChain(wiring.Component):
                 register = Signal(common.accumulator, name=f"sums_{first}_{index}", reset_less=True)
                 m.d.sync += register.eq(reduce(or_, (lane.drained[index] for lane in group), before))
                 joined.append(register)
-            any_valid = Signal(name=f"valid_{first}", reset_less=True)
-            m.d.sync += any_valid.eq(reduce(or_, (lane.valid for lane in group), valid))
-            sums, valid = joined, any_valid
+            coming = reduce(or_, (lane.valid for lane in group), valid)
+            valid = Signal(name=f"valid_{first}", reset_less=True)
+            m.d.sync += valid.eq(coming)
+            sums = joined
             lanes += group
         for number in range(0, len(lanes), 2):
             self._connect_weights(m, number, lanes[number : number + 2], target(platform))
         with m.If(control["clear"]):
             m.d.sync += self.cleared.eq(1)
-        m.d.comb += [self.valid.eq(valid), *(self.drained[index].eq(total) for index, total in enumerate(sums))]
+        m.d.comb += [self.coming.eq(coming), *(self.drained[index].eq(total) for index, total in enumerate(sums))]
         return m
 
     def _passed_on(self, m: Module, control, number: int) -> dict[str, Value]:
@@ -370,7 +380,7 @@ class WindowWriter(wiring.Component):
         m.d.comb += self.clear.eq(uncleared)
         accept, free, phase = Signal(), Signal(init=1), Signal(common.phase_bits)
         kept_rows = [range(part.first_row, part.first_row + part.rows) for part in parts.parts]
-        rows, columns = windows.padded
+        rows, _ = windows.padded
         by_row = np.stack(
             [windows.inside(0), windows.needed_by(0)[:, -1], *([row in kept for row in range(rows)] for kept in kept_rows)],
             axis=1,
@@ -382,8 +392,8 @@ class WindowWriter(wiring.Component):
 
         room: list[Value] = []
         for number, part in enumerate(parts.parts):
-            m.submodules[f"released_{number}"] = oldest = WindowBases(parts, part, common.slot_bits + 1)
-            slot = Signal(common.slot_bits + 1, name=f"slot_{number}")
+            m.submodules[f"released_{number}"] = oldest = WindowBases(parts, part, common.slot_bits + 2)
+            slot = Signal(common.slot_bits + 2, name=f"slot_{number}")
             kept = pixels.row[2 + number]
             m.d.comb += oldest.advance.eq(self.released)
             written = Signal(common.slot_bits, name=f"written_{number}")
@@ -392,8 +402,11 @@ class WindowWriter(wiring.Component):
             with m.If(free):
                 m.d.sync += [self.write[number].eq(accept & kept), written.eq(slot)]
             m.d.comb += self.write_address[number].eq(Cat(phase, written))
-            # A window that is under way, or waits, has its lists kept.
-            room.append(~kept | ((slot - oldest.base)[: common.slot_bits + 1] != common.ring))
+            # Lists of windows that are under way or wait are kept. Before a window's first list has come, fewer than none.
+            held = (slot - oldest.base)[: common.slot_bits + 2].as_signed()
+            has_room = Signal(name=f"room_{number}", init=1)
+            m.d.sync += has_room.eq(held < common.ring - ROOM_DELAY)
+            room.append(~kept | has_room)
         m.d.comb += [
             self.x.ready.eq(free & reduce(lambda a, b: a & b, room) & inside),
             accept.eq(free & reduce(lambda a, b: a & b, room) & (self.x.valid | ~inside)),
@@ -427,12 +440,15 @@ class WindowControl(wiring.Component):
     Members:
         arrived: strobe: one window more may start.
         settled: all lanes have been told of the reset, and nothing from before it is on its way; nothing starts before.
-        room, reserve: of a ResultFifo whose burst is a window's result.
+        room, reserve: of a ResultFifo whose burst is a window's result and `LATE`.
         start, turn: see WindowShape.control.
         base: of each chain.
 
     Latency: 2 cycles from `arrived` to `start`. Initiation interval: `WindowParts.interval`.
     """
+
+    # Reservations that `room` may not know of: it and they pass through registers, since they depend on each other.
+    LATE = 3
 
     def __init__(self, common: WindowShape):
         self._common = common
@@ -452,18 +468,24 @@ class WindowControl(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         common, parts = self._common, self._common.parts
-        # No more windows wait than lists are kept.
-        waiting = Signal(range(common.ring + 1))
+        # Windows that wait, less one; no more of them than lists are kept.
+        waiting = Signal(range(-1, common.ring), init=-1)
+        room, reserve = Signal(), Signal()
         pace, live = Signal(range(parts.interval)), Signal()
         lane = Signal(range(parts.lanes))
         begin, run = Signal(), Signal()
         m.d.comb += [
-            begin.eq((pace == 0) & self.settled & (~live | ((waiting != 0) & self.room))),
+            begin.eq((pace == 0) & self.settled & (~live | (~waiting[-1] & room))),
             run.eq(begin | (pace != 0)),
             # All places are reserved before the next window asks for room.
-            self.reserve.eq(run & live & (pace < parts.kernels)),
+            reserve.eq(run & live & (pace < parts.kernels)),
         ]
-        m.d.sync += [waiting.eq(waiting + self.arrived - (begin & live)), self.start.eq(begin)]
+        m.d.sync += [
+            room.eq(self.room),
+            self.reserve.eq(reserve),
+            waiting.eq(waiting + self.arrived - (begin & live)),
+            self.start.eq(begin),
+        ]
         with m.If(run):
             m.d.sync += pace.eq(pace + 1)
             with m.If(pace == parts.interval - 1):

@@ -123,15 +123,18 @@ class WindowLane(wiring.Component):
     product to its first drained accumulator, less one. Initiation interval: a window in `WindowParts.busy` cycles.
     """
 
-    # From a step to its entry, to its weights, to its sum.
+    # From a step to its entry, and to its weights.
     SELECT = 2
     SLOT = SELECT + 3
-    ADD = SLOT + ProductPair.LATENCY
     # From `start` to the first sum, and a register behind the accumulators.
-    LATENCY = 1 + ADD + 1
+    LATENCY = 1 + SLOT + ProductPair.LATENCY + 1
 
     def __init__(self, common: WindowShape, part: Part, number: int, *, paired: bool = True):
         self.common, self.part, self.number, self.paired = common, part, number, paired
+        # A lane without pairs has its products sooner, so it begins later: a bit waits instead of all products. It must
+        # begin before `base` is the next window's.
+        sooner = not paired and common.parts.interval > ProductPair.LATENCY - 2
+        self.product_latency = 2 if sooner else ProductPair.LATENCY
         slot = WEIGHT_BITS + common.kernel_bits
         super().__init__(
             {
@@ -155,8 +158,9 @@ class WindowLane(wiring.Component):
         slots = [Signal.like(slot, name=f"slot_{i}", reset_less=True) for i, slot in enumerate(self.weights)]
         m.d.sync += [slot.eq(weights) for slot, weights in zip(slots, self.weights, strict=True)]
         formed = products(
-            m, value, [slot[:WEIGHT_BITS].as_signed() for slot in slots], common.shape, common.offset, self.paired
-        )
+            m, value, [slot[:WEIGHT_BITS].as_signed() for slot in slots], common.shape, common.offset, self.paired,
+            self.product_latency,
+        )  # fmt: skip
 
         # The drain follows the last product through the same registers.
         drain, kernel = Signal(reset_less=True), Signal(common.kernel_bits, reset_less=True)
@@ -168,13 +172,13 @@ class WindowLane(wiring.Component):
             m.d.sync += kernel.eq(kernel + 1)
         with m.If(self.control.clear):
             m.d.sync += drain.eq(0)
-        add = delayed(m, step, self.ADD, "add", True)
-        drained = delayed(m, drain, ProductPair.LATENCY, "drain", True)
+        add = delayed(m, step, self.SLOT + self.product_latency, "add", True)
+        drained = delayed(m, drain, self.product_latency, "drain", True)
         m.d.sync += self.valid.eq(drained)
         for index, (product, slot) in enumerate(zip(formed, slots, strict=True)):
             place = Signal(common.kernel_bits, name=f"place_{index}", reset_less=True)
             m.d.sync += place.eq(Mux(drain, kernel, slot[WEIGHT_BITS:]))
-            place = delayed(m, place, ProductPair.LATENCY - 1, f"place_{index}", True)
+            place = delayed(m, place, self.product_latency - 1, f"place_{index}", True)
             self._accumulate(m, index, product, place, add, drained)
         return m
 
@@ -208,9 +212,14 @@ class WindowLane(wiring.Component):
                 with m.If(phase == parts.lists.list_rows - 1):
                     m.d.sync += [phase.eq(0), offset.eq(offset + 1)]
                     m.d.sync += slot.eq(slot + Mux(wrap, down % common.ring, across))
-        with m.If(last_step | control.clear):
+        begin: Value = control.start & (control.turn == self.number)
+        waits = [Signal(name=f"begin_{i}", reset_less=True) for i in range(ProductPair.LATENCY - self.product_latency)]
+        for register in waits:
+            m.d.sync += register.eq(begin)
+            begin = register
+        with m.If(last_step):
             m.d.sync += step.eq(0)
-        with m.If(control.start & (control.turn == self.number)):
+        with m.If(begin):
             m.d.sync += [
                 step.eq(1),
                 slot.eq(control.base),
@@ -219,6 +228,8 @@ class WindowLane(wiring.Component):
                 entry.eq(0),
                 weight_row.eq(0),
             ]
+        with m.If(control.clear):
+            m.d.sync += [step.eq(0), *(register.eq(0) for register in waits)]
         return step, last_step, Cat(phase, slot), entry, Cat(weight_row, offset)
 
     def _entry(self, m: Module, platform, address: Value, within_row: Value) -> data.View:

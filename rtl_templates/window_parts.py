@@ -11,12 +11,15 @@ import numpy as np
 from rtl_templates.sub_lists import SubLists
 from rtl_templates.windows import Windows
 
-# Lanes that share their registers of control, and whose results one LUT a bit joins to those of the lanes before.
+# Lanes that share their registers of control, and whose results one LUT a bit joins to those of the lanes before; the
+# first group, before which there are none, has one more.
 GROUP = 3
 # Of a window, from its last list to its first result, besides its steps and a cycle a group of lanes.
 LATENCY = 19
 # Words after which a ring's fill repeats.
 _WARM, _MEASURED = 3, 2
+# Lists that may come before it is known that a ring is full.
+ROOM_DELAY = 2
 # Cycles from the last accumulator that leaves a lane until lists may be written over what it read, the chain aside.
 _RELEASE = 16
 
@@ -87,8 +90,8 @@ class WindowParts:
 
     @property
     def busy(self) -> int:
-        """Cycles that a window takes a lane."""
-        return self.steps + self.kernels
+        """Cycles that a window takes a lane; less than three of them would overtake each other behind the chains."""
+        return max(3, self.steps + self.kernels)
 
     @property
     def lanes(self) -> int:
@@ -96,9 +99,10 @@ class WindowParts:
         return -(-self.busy // self.interval)
 
     @property
-    def groups(self) -> int:
-        """Of lanes, in each chain."""
-        return -(-self.lanes // GROUP)
+    def groups(self) -> list[range]:
+        """The lanes of each chain, by the registers that they share."""
+        ends = [*range(GROUP + 1, self.lanes, GROUP), self.lanes]
+        return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     @property
     def cycles(self) -> int:
@@ -152,7 +156,7 @@ def _ring(parts: WindowParts) -> int:
     reach = (window.kernel[0] - 1) * window.dilation[0] * window.padded[1]
     reach += (window.kernel[1] - 1) * window.dilation[1] + 1
     size = 1 << (reach + _RELEASE - 1).bit_length()
-    while not all(_keeps_up(parts, part, size) for part in parts.parts):
+    while not all(_keeps_up(parts, part, size - ROOM_DELAY) for part in parts.parts):
         size *= 2
     return size
 
@@ -176,7 +180,7 @@ def _keeps_up(parts: WindowParts, part: Part, ring: int) -> bool:
 
     starts: list[int] = []
     written = freed_by = 0
-    now, release = -parts.lists.list_rows, parts.busy + parts.groups + _RELEASE
+    now, release = -parts.lists.list_rows, parts.busy + len(parts.groups) + _RELEASE
     for earliest, keeps, completing in zip(due, kept, completes, strict=True):
         now = max(now + parts.lists.list_rows, earliest)
         if keeps:

@@ -304,14 +304,14 @@ def _window_lanes(stage: stages.WindowLanes, family: str, target: Target) -> Str
     accumulators = memory(family, 1 << kernel_bits, width, asynchronous=True) * (lanes * sets)
     beats = parts.lanes * stage.kernels
     previous = memory(family, beats, sets * width, style=_style(beats, target))
-    latency = parts.steps + parts.groups + WINDOW_LATENCY
+    latency = parts.steps + len(parts.groups) + WINDOW_LATENCY
     under_way = -(-(latency + stage.kernels) // stage.interval)
     results, counters = _result_fifo(family, target, under_way * stage.kernels, sets * width)
     pairs = (lanes - stage.unpaired) * (sets // 2)
     amounts = {
         "accumulators": lanes * sets * adder(width, family),
         "sums": stage.chains * sets * adder(width, family),
-        "joined": stage.chains * parts.groups * sets * width,
+        "joined": stage.chains * len(parts.groups) * sets * width,
         "overlaps": pairs if target.pairs_overlap else 0,
         "pairs": pairs,
         "kernel ids": lanes * sets * kernel_bits,

@@ -17,12 +17,14 @@ from tests.rtl_templates.list_conv_units import accumulator_bits, weights_of, wi
 UNITS = {
     "odd sets, three lanes": {
         "map": (5, 6), "kernel": (3, 2), "entries": 4, "channels": 7, "sets": 3, "kernels": 4, "interval": 10,
+        "unpaired": 2,
     },
     "two chains": {
         "map": (5, 6), "kernel": (3, 3), "entries": 4, "channels": 7, "sets": 2, "kernels": 4, "interval": 5, "chains": 2,
     },
     "two chains that share an offset, an odd list": {
         "map": (6, 5), "kernel": (3, 1), "entries": 5, "channels": 9, "sets": 2, "kernels": 3, "interval": 4, "chains": 2,
+        "unpaired": 5,
     },
     "four chains, the last one with less": {
         "map": (6, 6), "kernel": (3, 3), "entries": 3, "channels": 9, "sets": 1, "kernels": 2, "interval": 3, "chains": 4,

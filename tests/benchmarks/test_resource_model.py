@@ -40,9 +40,9 @@ def test_samples_are_kept_in_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(resource_corpus, "synthesised", synthesised)
     path = tmp_path / "samples.jsonl"
     samples = resource_corpus.Samples(path)
-    for stage, _ in resource_corpus.rare(3):
+    for stage, _ in resource_corpus.rare(3, "ecp5"):
         samples.measure(stage, lambda: "component", "ecp5")
-    assert len(made) == len(samples.samples) == 13
+    assert len(made) == len(samples.samples) == 14
     again = resource_corpus.Samples(path)
     assert again.samples == samples.samples
     assert again.measure(samples.samples[0].stage, lambda: "component", "ecp5") is None

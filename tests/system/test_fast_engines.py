@@ -16,7 +16,7 @@ from hwgen.format.network import (
     Requantise,
 )
 from hwgen.packing import pack_network
-from hwgen.plan import mac, make_plan
+from hwgen.plan import lanes, mac, make_plan, window_lanes
 from tests.system.journey import check_plan
 
 
@@ -61,7 +61,7 @@ def network(seed: int, *, signed: bool, padding: int, stride: int, pool: tuple[i
 
 
 @pytest.mark.parametrize(
-    ("arguments", "cycles", "units", "lanes"),
+    ("arguments", "cycles", "units", "parts"),
     [
         ({"signed": True, "padding": 0, "stride": 1, "pool": (2, 2), "density": 0.25}, None, 2, []),
         ({"signed": False, "padding": 1, "stride": 1, "pool": (1, 1), "density": 0.2}, None, 1, [(1, 1)]),
@@ -71,7 +71,7 @@ def network(seed: int, *, signed: bool, padding: int, stride: int, pool: tuple[i
         ({"signed": False, "padding": 1, "stride": 2, "pool": (1, 2), "density": 0.5}, 624, 1, [(5, 2)]),
     ],
 )
-def test_networks_of_fast_engines(arguments, cycles, units, lanes, monkeypatch):
+def test_networks_of_fast_engines(arguments, cycles, units, parts, monkeypatch):
     made = network(5, **arguments)
     if arguments["padding"] == 1:
         # Lanes also where a MAC engine would do, which is cheaper.
@@ -81,6 +81,32 @@ def test_networks_of_fast_engines(arguments, cycles, units, lanes, monkeypatch):
     plan = make_plan(packed, mode="sparse-sparse", cycles=cycles)
     kinds = {stage.kind for stage in plan.stages}
     assert {"unrolled", "stream pool"} <= kinds
-    assert [(stage.parts, stage.split) for stage in plan.stages if stage.kind == "lanes"] == lanes
+    assert [(stage.parts, stage.split) for stage in plan.stages if stage.kind == "lanes"] == parts
     assert [stage.units for stage in plan.stages if stage.kind == "global k-WTA"] == [units]
+    check_plan(made, packed, plan, seed=1, stalls=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cycles", "most_chains"),
+    [
+        ({"signed": False, "padding": 1, "stride": 1, "pool": (1, 1), "density": 0.2}, 2000, 1),
+        ({"signed": True, "padding": 0, "stride": 1, "pool": (2, 2), "density": 0.25}, None, 1),
+        ({"signed": False, "padding": 1, "stride": 2, "pool": (1, 2), "density": 0.5}, None, 2),
+    ],
+)
+def test_networks_on_lanes_of_windows(arguments, cycles, most_chains, monkeypatch):
+    made = network(6, **arguments)
+    every = window_lanes.candidates
+    monkeypatch.setattr(
+        mac,
+        "candidates",
+        lambda request, all_of=mac.candidates: () if request.layer.name == "conv2" else all_of(request),
+    )
+    monkeypatch.setattr(lanes, "candidates", lambda request: ())
+    monkeypatch.setattr(
+        window_lanes, "candidates", lambda request: [way for way in every(request) if way.chains == most_chains]
+    )
+    packed = pack_network(made)
+    plan = make_plan(packed, mode="sparse-sparse", cycles=cycles)
+    assert [stage.chains for stage in plan.stages if stage.kind == "window lanes"] == [most_chains]
     check_plan(made, packed, plan, seed=1, stalls=True)

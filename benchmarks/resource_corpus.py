@@ -58,6 +58,8 @@ SLOWEST = 1 << 31
 # What is larger takes minutes to synthesise.
 MOST_MULTIPLIERS = 120
 MOST_ADDER_BITS = 6000
+# Of random stages that are as large as those of a full chip.
+LARGE = 2
 
 KINDS = {
     kind.kind: kind
@@ -309,6 +311,8 @@ def rare(seed: int, family: str) -> Iterator[tuple[Stage, Callable[[], Any]]]:
         yield make(np.random.default_rng([seed, number]))
     yield _lanes(np.random.default_rng([seed, 6]), fractions=True)
     yield _window_lanes(np.random.default_rng([seed, 7]), family)
+    if seed < LARGE:
+        yield _window_lanes(np.random.default_rng([seed, 8]), family, large=True)
     nothing = Linear("output", np.ones((1, 1), np.int8), np.ones((1, 1), bool), np.zeros(1, np.int32))
     packed = pack_network(IntegerNetwork(Input((1,), 1.0, True), (nothing,), np.ones(1)))
     plan = make_plan(packed)
@@ -386,7 +390,7 @@ def _lanes(rng: np.random.Generator, fractions: bool = False) -> tuple[Stage, Ca
     )
 
 
-def _window_lanes(rng: np.random.Generator, family: str) -> tuple[Stage, Callable[[], Any]]:
+def _window_lanes(rng: np.random.Generator, family: str, large: bool = False) -> tuple[Stage, Callable[[], Any]]:
     """Lanes that take windows in turn."""
     kernel, size = int(rng.choice([1, 2, 3, 3, 5])), int(rng.integers(6, 15))
     padding = int(rng.random() < 0.3) * (kernel // 2)
@@ -397,6 +401,10 @@ def _window_lanes(rng: np.random.Generator, family: str) -> tuple[Stage, Callabl
     windows = Windows((size, size), (kernel, kernel), padding=(padding, padding))
     chains = min(int(rng.choice([1, 1, 2, 2, 3])), kernel * kernel)
     lanes = int(rng.integers(1, 13 - sets // 2)) // chains + 1
+    if large:
+        kernel, size, padding, outputs, channels, entries, sets, kernels, rows, chains = 5, 14, 0, 10, 64, 8, 8, 8, 1, 2
+        lanes = int(rng.integers(8, 13))
+        windows = Windows((size, size), (kernel, kernel))
     busy = WindowParts(windows, entries, rows, kernels, kernels, chains).busy
     parts = WindowParts(windows, entries, rows, kernels, max(kernels, -(-busy // lanes)), chains)
     unpaired = int(rng.integers(0, chains * parts.lanes + 1))

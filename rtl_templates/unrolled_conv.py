@@ -90,9 +90,9 @@ class UnrolledConv(wiring.Component):
         through += timing.UNROLLED_POOL_LATENCY if self._pooled else 0
         through += timing.UNROLLED_NARROW_LATENCY if self.beats > 1 else 0
         self.latency = timing.WINDOW_SWEEP_LATENCY + self._sweep.first_reads + through
-        # A place is taken when its block begins; with so many, one block always begins as early as it can.
-        turnaround = WindowSweep.LATENCY + through + self.beats
-        self._places = self.beats * (-(-turnaround // self._sweep.pace) + 1)
+        # A place is taken when its block begins; with so many, one block always begins as early as it can, and a cycle later.
+        turnaround = WindowSweep.LATENCY + through + self.beats + 1
+        self._places = self.beats * -(-turnaround // self._sweep.pace)
         super().__init__(
             {
                 "x": In(streams.values(shape, pixels * channels)),

@@ -215,7 +215,7 @@ def _unrolled(stage: stages.Unrolled, family: str, target: Target) -> Structure:
     depth = bits_for(stage.adders // outputs + 2) + 1
     pace = max(positions, beats)
     through = positions - 1 + depth + 3 + (positions > 1) + (2 if beats > 1 else 0)
-    places = beats * (-(-(5 + through + beats) // pace) + 1)
+    places = beats * -(-(6 + through + beats) // pace)
     width = stage.lanes * stage.accumulator_bits
     fifo, counters = _result_fifo(family, target, places, width)
     arriving = extent[0] * columns * stage.channels * _VALUE_BITS
@@ -311,7 +311,6 @@ def _window_lanes(stage: stages.WindowLanes, family: str, target: Target) -> Str
     amounts = {
         "accumulators": lanes * sets * adder(width, family),
         "sums": stage.chains * sets * adder(width, family),
-        "joined": stage.chains * len(parts.groups) * sets * width,
         "overlaps": pairs if target.pairs_overlap else 0,
         "pairs": pairs,
         "kernel ids": lanes * sets * kernel_bits,
@@ -322,7 +321,10 @@ def _window_lanes(stage: stages.WindowLanes, family: str, target: Target) -> Str
         "results": counters,
         "control": stage.chains,
     }
-    return Structure("window lanes", amounts, rings + weights + accumulators + previous + results, lanes * sets - pairs)
+    # A LUT a bit joins a group's sums to those before.
+    joined = Memory(lut=stage.chains * len(parts.groups) * sets * width)
+    memories = rings + weights + accumulators + previous + results + joined
+    return Structure("window lanes", amounts, memories, lanes * sets - pairs)
 
 
 def _scatter(stage: stages.Scatter, family: str) -> Structure:

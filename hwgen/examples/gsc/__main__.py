@@ -34,7 +34,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the trained networks.")],
     epochs: Annotated[
         int,
-        typer.Option(min=1, help="Of the dense network, and of what both begin with; the sparse one goes on for half."),
+        typer.Option(min=1, help="Of a phase: two train what both networks begin with, and each has one of its own."),
     ] = 80,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, masks and order.")] = 0,
     device: Annotated[str, typer.Option(help="Of torch: cpu, cuda.")] = "cpu",

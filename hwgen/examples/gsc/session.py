@@ -37,9 +37,9 @@ def train_both(
 ) -> Trained:
     """Trains on four fifths of the speakers, watches another tenth and writes `out`.
 
-    Both networks begin as a dense one that was trained for a share of the epochs. One goes on dense; the other, no longer
-    than that, is pruned, learns the outputs of the dense one too and ends in the arithmetic of the hardware. Called again
-    after an interruption, it does not repeat a phase that is done.
+    Both networks begin as a dense one that was trained for two phases, and have a third, as long as each of these. One
+    goes on dense; the other is pruned, learns the outputs of what it began as and ends in the arithmetic of the hardware.
+    Called again after an interruption, it does not repeat a phase that is done.
 
     Args:
         recordings: of all speakers.
@@ -64,28 +64,16 @@ def train_both(
     def make(name: str) -> nn.Sequential:
         if name == "start":
             return networks.dense(seed, recipe.dropout)
-        network = networks.dense(seed, recipe.dropout) if name == "dense" else networks.sparse(seed, recipe.boost)
+        network = networks.sparse(seed, recipe.boost) if name == "sparse" else networks.dense(seed, recipe.dropout)
         # Of the k-WTA's duty cycles the dense network knows nothing.
-        network.load_state_dict(trained["start"].state_dict(), strict=False)
+        network.load_state_dict(trained["start" if name == "teacher" else "teacher"].state_dict(), strict=False)
         return network
 
     last = max(1, round(recipe.tuning * epochs))
-    epochs_of = {
-        "start": max(1, round(recipe.start * epochs)),
-        "dense": epochs,
-        "sparse": max(1, round(recipe.sparse_epochs * epochs) - last),
-        "int8": last,
-    }
+    epochs_of = dict.fromkeys(PHASES, epochs) | {"sparse": max(1, epochs - last), "int8": last}
 
     def recipe_of(name: str) -> training.Recipe:
-        if name in ("start", "dense"):
-            return replace(recipe, epochs=epochs_of[name])
-        return replace(
-            recipe,
-            epochs=epochs_of[name],
-            learning_rate=recipe.sparse_rate,
-            augmentation=recipe.sparse_augmentation,
-        )
+        return replace(recipe, epochs=epochs_of[name])
 
     rng = np.random.default_rng([seed, 2])
     chosen = np.zeros(len(parts.train), bool)
@@ -118,7 +106,7 @@ def train_both(
                 parts.train,
                 recipe_of(name),
                 patterns=networks.PATTERNS if name == "sparse" else None,
-                teacher=trained["dense"] if name == "sparse" else None,
+                teacher=trained["teacher"] if name == "sparse" else None,
                 device=device,
                 **hooks(name),
             )
@@ -126,7 +114,7 @@ def train_both(
             keep_phase(out, name, trained[name], seconds, fixed)
         start = time.perf_counter()
         tuned = fine_tune(
-            trained["sparse"], parts.train, recipe_of("int8"), calibration, teacher=trained["dense"], **hooks("int8")
+            trained["sparse"], parts.train, recipe_of("int8"), calibration, teacher=trained["teacher"], **hooks("int8")
         )
         seconds["int8"] = time.perf_counter() - start
     judged = {"dense": trained["dense"], "sparse": trained["sparse"], "int8": tuned}

@@ -22,8 +22,9 @@ from hwgen.format.packed import PackedNetwork
 SHIPPED = Path(__file__).parent / "trained"
 DENSE, SPARSE, PACKED, RECORD = "dense.safetensors", "sparse.safetensors", "sparse.hwpack", "record.json"
 UNFINISHED = "unfinished.json"
-# Of a training, in this order: both networks begin at what the first one makes, and the last one tunes the sparse network.
-PHASES = ("start", "dense", "sparse", "int8")
+# Of a training, in this order: both networks begin at the teacher, which goes on from the start, and the last phase tunes
+# the sparse network.
+PHASES = ("start", "teacher", "dense", "sparse", "int8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class Trained:
         save_file(_halves(self.sparse), folder / SPARSE)
         self.packed.save(folder / PACKED)
         (folder / RECORD).write_text(json.dumps(self.record, indent=1) + "\n")
-        for unfinished in (UNFINISHED, f"{PHASES[0]}.safetensors"):
+        for unfinished in (UNFINISHED, *(f"{name}.safetensors" for name in PHASES[:2])):
             (folder / unfinished).unlink(missing_ok=True)
 
 

@@ -45,8 +45,7 @@ class Recipe:
     """What decides the trained weights, beside the data.
 
     Attributes:
-        epochs: of the dense network, after the one in which both networks begin.
-        start: of that one, as a share of them.
+        epochs: of a phase. Each network is made in three of them; two are of the dense one in which both begin.
         batch, learning_rate, weight_decay: AdamW with a one-cycle schedule.
         dropout: of the hidden features of the dense network; k-WTA is enough of it for the sparse one.
         smoothing: of the labels.
@@ -56,10 +55,8 @@ class Recipe:
         distillation: weight of a teacher's outputs in the loss, softened by `temperature` (Hinton, Vinyals and Dean
             2015, arXiv 1503.02531); the labels have the rest.
         averaging: share of the weights' moving average that each step keeps; the average is the result.
-        sparse_epochs, sparse_rate, sparse_augmentation: of the sparse network: its epochs as a share of the dense one's,
-            its learning rate, and lighter variations, because it has less to learn them with.
-        tuning: of the sparse network in the arithmetic of the hardware at the end, as a share of all epochs; they are
-            among its own.
+        tuning: of the sparse network in the arithmetic of the hardware at the end, as a share of a phase's epochs; they
+            are among its own.
         tuning_rate: the learning rate of that, falling to 0.
         renewal: epochs for which a varied recording is kept; what is blanked in it and mixed into it changes each time.
         bfloat16: convolutions, products and activations in bfloat16 (`torch.autocast`), weights and their updates in
@@ -68,7 +65,6 @@ class Recipe:
     """
 
     epochs: int = 80
-    start: float = 1.0
     batch: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 0.02
@@ -79,19 +75,14 @@ class Recipe:
     end: float = 0.44
     every: float = 0.04
     distillation: float = 0.9
-    temperature: float = 1.0
+    temperature: float = 2.0
     averaging: float = 0.998
-    sparse_epochs: float = 0.5
-    sparse_rate: float = 2e-3
     tuning: float = 0.04
     tuning_rate: float = 2e-4
     renewal: int = 4
     bfloat16: bool = False
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
-    sparse_augmentation: Augmentation = field(
-        default_factory=lambda: Augmentation(speed=0.1, noise_share=0.3, bands=3, frames=3, mixed=0.0)
-    )
 
 
 def fit(

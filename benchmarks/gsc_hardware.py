@@ -116,6 +116,13 @@ def main(
     placer: Annotated[str, typer.Option(help="heap or static.")] = "heap",
     placement_seed: Annotated[int, typer.Option(help="Another one gives another placement.")] = 1,
     nextpnr: Annotated[str, typer.Option(metavar="OPTIONS", help="More options of nextpnr-ecp5.")] = "",
+    floorplan: Annotated[
+        bool | None,
+        typer.Option(
+            "--floorplan/--no-floorplan",
+            help="Place multipliers and memories first; else nextpnr does. Default: for heap.",
+        ),
+    ] = None,
     network: Annotated[Path | None, typer.Option(metavar="NET.hwpack", help="Another network.")] = None,
     bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="Keeps the bundle there.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
@@ -139,7 +146,13 @@ def main(
                 resources[family] = _counts(generated, family) | {"plan": plan.to_json()}
             built = None
             if place_and_route:
-                options = {"router": router, "placer": placer, "seed": placement_seed, "nextpnr": nextpnr}
+                options = {
+                    "router": router,
+                    "placer": placer,
+                    "seed": placement_seed,
+                    "nextpnr": nextpnr,
+                    "floorplan": floorplan,
+                }
                 built = _built(folder, board_name, clock, options, report)
             result = _result(packed, generated, seed, simulate, bit_exact, measured, resources, built)
     except HwgenError as error:

@@ -116,13 +116,7 @@ def main(
     placer: Annotated[str, typer.Option(help="heap or static.")] = "heap",
     placement_seed: Annotated[int, typer.Option(help="Another one gives another placement.")] = 1,
     nextpnr: Annotated[str, typer.Option(metavar="OPTIONS", help="More options of nextpnr-ecp5.")] = "",
-    floorplan: Annotated[
-        bool | None,
-        typer.Option(
-            "--floorplan/--no-floorplan",
-            help="Place multipliers and memories first; else nextpnr does. Default: for heap.",
-        ),
-    ] = None,
+    floorplan: Annotated[bool, typer.Option(help="Place multipliers and memories first; else nextpnr does.")] = True,
     network: Annotated[Path | None, typer.Option(metavar="NET.hwpack", help="Another network.")] = None,
     bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="Keeps the bundle there.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,

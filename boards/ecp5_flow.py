@@ -61,8 +61,7 @@ class Options:
         placer: "heap", or "static", which takes longer and leaves shorter wires, but packs more densely.
         nextpnr: more options of nextpnr's command line, such as "--parallel-refine --threads 2", which programs built
             for a machine have.
-        floorplan: places multiplier and memory blocks first, see boards.floorplan; else nextpnr does. None: for the
-            placer "heap", which scatters them; "static" places them better itself.
+        floorplan: places multiplier and memory blocks first, see boards.floorplan; else nextpnr does.
     """
 
     clock_mhz: float = 100.0
@@ -71,12 +70,7 @@ class Options:
     router: str = "router1"
     placer: str = "heap"
     nextpnr: str = ""
-    floorplan: bool | None = None
-
-    @property
-    def places_blocks(self) -> bool:
-        """Whether blocks are placed before nextpnr places the rest."""
-        return self.placer == "heap" if self.floorplan is None else self.floorplan
+    floorplan: bool = True
 
     def __post_init__(self) -> None:
         if self.router not in ROUTERS:
@@ -337,7 +331,7 @@ def _steps(
 
     placing = [
         *device_options(sources.device, sources.package, sources.speed),
-        "--json", "floorplan.json" if options.places_blocks else "netlist.json", "--lpf", f"{TOP}.lpf",
+        "--json", "floorplan.json" if options.floorplan else "netlist.json", "--lpf", f"{TOP}.lpf",
         "--textcfg", "accelerator.config.new", "--report", "report.json.new",
         # For clocks that no constraint reaches; those of the PLL are derived from the oscillator's.
         "--freq", f"{sources.clock_hz / 1e6:g}", "--timing-allow-fail",
@@ -365,13 +359,11 @@ def _steps(
 
     synthesis = _key(manifest.content_hash, sources.rtlil, ecp5.ARITHMETIC, str(ecp5.VERSION), versions["yosys"])
     planned = _key(synthesis, FLOORPLAN_VERSION, device, str(options.seed))
-    placed = _key(
-        planned if options.places_blocks else synthesis, sources.constraints, *placing, versions["nextpnr-ecp5"]
-    )
+    placed = _key(planned if options.floorplan else synthesis, sources.constraints, *placing, versions["nextpnr-ecp5"])
     packed = _key(placed, versions["ecppack"])
     return [
         Step("synthesis", synthesis, ("netlist.json",), synthesise),
-        *([Step("floorplan", planned, ("floorplan.json",), place_blocks)] if options.places_blocks else []),
+        *([Step("floorplan", planned, ("floorplan.json",), place_blocks)] if options.floorplan else []),
         Step("place_and_route", placed, ("accelerator.config", "report.json"), place_and_route),
         Step("bitstream", packed, (BITSTREAM,), pack),
     ]

@@ -351,12 +351,8 @@ def build(
     placer: Annotated[str, typer.Option("--placer", help="heap; static leaves shorter wires, more densely.")] = "heap",
     nextpnr: Annotated[str, typer.Option("--nextpnr", metavar="OPTIONS", help="More options of nextpnr-ecp5.")] = "",
     floorplan: Annotated[
-        bool | None,
-        typer.Option(
-            "--floorplan/--no-floorplan",
-            help="Place multipliers and memories first, where they are many; else nextpnr does. Default: for heap.",
-        ),
-    ] = None,
+        bool, typer.Option(help="Place multipliers and memories first, where they are many; else nextpnr does.")
+    ] = True,
     force: Annotated[bool, typer.Option("--force", help="Do the steps again that an earlier build has done.")] = False,
     json: Json = False,
 ) -> None:

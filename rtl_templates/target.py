@@ -24,7 +24,6 @@ class Target:
             a register with many readers.
         links: stages are joined by stream buffers: a stall does not cross a chip in a cycle, at a look-up table and two
             flip-flops a bit.
-        routed_share: of the LUTs, as far as full designs have been routed: a plan saves LUTs in this measure.
         ultra_ram: large memories without initial content exist beside block RAM: those that could be either go there.
     """
 
@@ -36,7 +35,6 @@ class Target:
     sharing: int | None = None
     control_channels: int | None = None
     links: bool = False
-    routed_share: float = 1.0
     ultra_ram: bool = False
 
     @property
@@ -61,7 +59,6 @@ ECP5 = Target(
     sharing=1,
     control_channels=16,
     links=True,
-    routed_share=0.6,
 )
 # A LUT holds 64 rows of a bit. A block multiplies 27 by 18 bits: no product overlaps the other.
 ULTRASCALE = Target("ultrascale+", adder_operands=3, pair_offset=18, distributed_depth=64, table_depth=64)

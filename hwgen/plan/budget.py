@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from hwgen.plan.resources import blocks, total
 from hwgen.plan.stages import Stage
-from rtl_templates.target import target_of
 
 # Without a board: the most multiplier blocks of a plan, and how many look-up tables and blocks of memory are worth as
 # much as one.
@@ -74,8 +73,7 @@ class Budget:
         else:
             memory = blocks(board.block_ram_bits, self.family)
             self.limits = (board.dsp, round(board.lut * LUT_SHARE), memory)
-            luts = board.lut * target_of(self.family).routed_share
-            self._worth = (1.0, board.dsp / luts, board.dsp / max(1, memory))
+            self._worth = (1.0, board.dsp / board.lut, board.dsp / max(1, memory))
 
     @property
     def most_multipliers(self) -> float:

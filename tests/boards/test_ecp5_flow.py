@@ -133,19 +133,11 @@ def test_every_step_once_and_again_only_for_other_inputs(tools, tmp_path):
     assert not list(bundle.rglob("*.new"))
 
 
-@pytest.mark.parametrize(
-    ("options", "placed_first"),
-    [
-        ({}, True),
-        ({"placer": "static"}, False),
-        ({"floorplan": False}, False),
-        ({"placer": "static", "floorplan": True}, True),
-    ],
-)
-def test_blocks_are_placed_first_for_the_placer_that_scatters_them(options, placed_first, tools, tmp_path):
-    build(make_bundle(tmp_path / "bundle"), ULX3S, Options(**options))
+@pytest.mark.parametrize("floorplan", [True, False])
+def test_blocks_are_placed_first_unless_nextpnr_is_to(floorplan, tools, tmp_path):
+    build(make_bundle(tmp_path / "bundle"), ULX3S, Options(floorplan=floorplan))
     arguments = tools.arguments["nextpnr-ecp5"]
-    assert arguments[arguments.index("--json") + 1] == ("floorplan.json" if placed_first else "netlist.json")
+    assert arguments[arguments.index("--json") + 1] == ("floorplan.json" if floorplan else "netlist.json")
 
 
 def test_a_bundle_that_differs_is_built_anew_and_an_equal_one_keeps_its_build(tools, tmp_path):

@@ -55,7 +55,7 @@ def test_takes_what_is_there_to_the_last():
         ([(0, 901, 0)], "901 look-up tables, but small has 900", False),
         ([(0, 0, 9), (1, 0, 8)], "8 blocks of block memory, but small has 3", True),
         # Enough of each, not of all.
-        ([(11, 0, 0), (0, 901, 0)], "901 look-up tables", True),
+        ([(8, 0, 0), (0, 901, 0)], "901 look-up tables", True),
     ],
 )
 def test_says_what_there_is_too_little_of(choices, message, memory):

@@ -119,8 +119,8 @@ class WindowLane(wiring.Component):
         weight_address, weights: of the weight memory, which answers one cycle later.
         valid, drained: an accumulator of each set, or zeros.
 
-    Latency: `LATENCY` cycles from `start` to the accumulators' end of the first product, as many from a window's last
-    product to its first drained accumulator, less one. Initiation interval: a window in `WindowParts.busy` cycles.
+    Latency: `LATENCY` cycles from `start` to when the first product has been added and a register more; `LATENCY` +
+    `WindowParts.steps` to the first drained accumulator. Initiation interval: a window in `WindowParts.busy` cycles.
     """
 
     # From a step to its entry, and to its weights.

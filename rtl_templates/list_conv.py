@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from amaranth.hdl import C, Cat, Const, Module, Mux, Shape, Signal, Value, unsigned
+from amaranth.hdl import C, Cat, Module, Mux, Shape, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
@@ -19,10 +18,11 @@ from numpy.typing import NDArray
 from rtl_templates import streams
 from rtl_templates.conv_lane import ConvLane, LaneShape
 from rtl_templates.mac_engine import delayed
+from rtl_templates.map_lists import PixelFlags, connect_lists
 from rtl_templates.result_fifo import ResultFifo
 from rtl_templates.sub_lists import SubLists
 from rtl_templates.target import ECP5, Target, target
-from rtl_templates.weight_memory import weight_memory
+from rtl_templates.weight_memory import check_weights, weight_memory
 from rtl_templates.windows import Windows
 
 # Of a block RAM: a FIFO that needs one has them all.
@@ -92,16 +92,7 @@ class ListConv(wiring.Component):
         for name, value in (("kernels", kernels), ("parts", parts)):
             if value < 1:
                 raise ValueError(f"{name} must be positive, not {value!r}")
-        offsets = windows.kernel[0] * windows.kernel[1]
-        if weights.ndim != 4 or weights.shape != kernel_ids.shape or len(weights) != offsets or not weights.size:
-            raise ValueError(
-                f"weights and kernel IDs must be ({offsets}, weight rows, channels, sets), "
-                f"not {weights.shape!r} and {kernel_ids.shape!r}"
-            )
-        if not 0 <= kernel_ids.min() <= kernel_ids.max() < kernels:
-            raise ValueError(f"kernel IDs must be below {kernels}")
-        if np.abs(weights.astype(np.int64)).max() > 127:
-            raise ValueError("weights must be in [-127, 127]")
+        check_weights(weights, kernel_ids, windows.kernel[0] * windows.kernel[1], kernels)
         _, weight_rows, channels, sets = weights.shape
         # Of each part: all sub-lists of an offset meet its weights.
         self.weights, self.kernel_ids = (np.repeat(table, split, axis=0) for table in (weights, kernel_ids))
@@ -157,19 +148,8 @@ class ListConv(wiring.Component):
             lane.sums, self._positions_under_way * lane.kernels, burst=lane.kernels
         )
         m.submodules.starts = starts = LaneControl(lane, self.interval)
-        if self._waiting:
-            payload = self.x.payload
-            m.submodules.waiting = waiting = SyncFIFOBuffered(width=len(payload.as_value()), depth=self._waiting)
-            m.d.comb += [
-                waiting.w_data.eq(payload),
-                waiting.w_en.eq(self.x.valid),
-                self.x.ready.eq(waiting.w_rdy),
-                writer.x.payload.eq(waiting.r_data),
-                writer.x.valid.eq(waiting.r_rdy),
-                waiting.r_en.eq(writer.x.ready),
-            ]
-        else:
-            wiring.connect(m, wiring.flipped(self.x), writer.x)
+        waiting = self.windows.waiting(self._writes, self.cycles)
+        connect_lists(m, wiring.flipped(self.x), writer.x, waiting)
         wiring.connect(m, results.y, wiring.flipped(self.y))
         m.d.comb += [
             starts.arrived.eq(writer.arrived),
@@ -221,11 +201,6 @@ class ListConv(wiring.Component):
         """Two lanes share a block RAM, each with a port: what narrow blocks with two ports hold best."""
         depth = 1 << self.lane.weight_address_bits
         return 1 if depth <= family.table_depth else 2
-
-    @property
-    def _waiting(self) -> int:
-        """Lists that come while padding is written, 0 without padding: a producer without rest cannot make up for it."""
-        return self.windows.waiting(self._writes, self.cycles)
 
     @property
     def _positions_under_way(self) -> int:
@@ -364,33 +339,12 @@ class ListWriter(wiring.Component):
         return m
 
     def _pixel(self, m: Module, advance: Value) -> tuple[Value, Value, Value]:
-        """Which kernel rows and columns need the pixel that is waited for, and whether it is in the map.
-
-        Looked up while the pixel before is waited for; reset leads to the first pixel with the second looked up.
-        """
+        """Which kernel rows and columns need the pixel that is waited for, and whether it is in the map."""
         windows = self._windows
-        height, width = windows.padded
-        second = divmod(1 % windows.pixels, width)
-        # At least a bit: a selector of none selects nothing.
-        y, x = Signal(range(max(2, height)), init=second[0]), Signal(range(max(2, width)), init=second[1])
-        with m.If(advance):
-            m.d.sync += x.eq(x + 1)
-            with m.If(x == width - 1):
-                m.d.sync += [x.eq(0), y.eq(Mux(y == height - 1, 0, y + 1))]
-        flags: list[Value] = []
-        for name, table, selector in (
-            ("rows", windows.needed_by(0), y),
-            ("columns", windows.needed_by(1), x),
-            ("inside_row", windows.inside(0)[:, None], y),
-            ("inside_column", windows.inside(1)[:, None], x),
-        ):
-            found = Signal(table.shape[1], name=name, init=_number(table[0]))
-            with m.If(advance):
-                m.d.sync += found.eq(Cat(Const(_number(bits), len(table)).bit_select(selector, 1) for bits in table.T))
-            flags.append(found)
-        rows, columns, inside_row, inside_column = flags
-        inside = C(1) if windows.inside(0).all() and windows.inside(1).all() else inside_row & inside_column
-        return rows, columns, inside
+        flags = [np.column_stack([windows.needed_by(axis), windows.inside(axis)]) for axis in (0, 1)]
+        m.submodules.pixels = pixels = PixelFlags(*flags)
+        m.d.comb += pixels.advance.eq(advance)
+        return pixels.row[:-1], pixels.column[:-1], pixels.row[-1] & pixels.column[-1]
 
 
 class LaneControl(wiring.Component):
@@ -484,8 +438,3 @@ class LaneControl(wiring.Component):
             m.d.sync += kernel.eq(kernel + 1)
         m.d.comb += self.drain_address.eq(Cat(kernel, drain_bank))
         return m
-
-
-def _number(bits: NDArray[np.bool_]) -> int:
-    """The first bit is the lowest."""
-    return sum(int(bit) << place for place, bit in enumerate(bits))

@@ -10,6 +10,25 @@ from numpy.typing import NDArray
 WEIGHT_BITS = 8
 
 
+def check_weights(
+    weights: NDArray[np.integer], kernel_ids: NDArray[np.integer], offsets: int, kernels: int
+) -> None:  # fmt: skip
+    """Refuses weights and kernel IDs that are no (kernel offsets, weight rows, channels, sets) of a convolution.
+
+    Raises:
+        ValueError: other shapes, weights beyond [-127, 127], or IDs that are not below `kernels`.
+    """
+    if weights.ndim != 4 or weights.shape != kernel_ids.shape or len(weights) != offsets or not weights.size:
+        raise ValueError(
+            f"weights and kernel IDs must be ({offsets}, weight rows, channels, sets), "
+            f"not {weights.shape!r} and {kernel_ids.shape!r}"
+        )
+    if not 0 <= kernel_ids.min() <= kernel_ids.max() < kernels:
+        raise ValueError(f"kernel IDs must be below {kernels}")
+    if np.abs(weights.astype(np.int64)).max() > 127:
+        raise ValueError("weights must be in [-127, 127]")
+
+
 def weight_memory(weights: NDArray[np.integer], kernel_ids: NDArray[np.integer], kernel_bits: int) -> Memory:
     """A memory of `weight_rows`."""
     width = weights.shape[1] * (WEIGHT_BITS + kernel_bits)

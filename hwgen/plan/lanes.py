@@ -11,7 +11,7 @@ from hwgen.format.network import Conv2d
 from hwgen.format.packed import Packing
 from hwgen.plan.mac import Request, signed_bits, useful_products, window_of
 from hwgen.plan.schedule import Slots
-from hwgen.plan.stages import Lanes, Window, WindowLanes
+from hwgen.plan.stages import Lanes, ListLanes, Window
 from hwgen.plan.stream import Stream
 from rtl_templates.sub_lists import SubLists
 from rtl_templates.windows import Windows
@@ -73,7 +73,7 @@ def windows_of(window: Window) -> Windows:
     return Windows(window.map, window.kernel, window.stride, window.padding, window.dilation)
 
 
-def weights(stage: Lanes | WindowLanes, packing: Packing) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
+def weights(stage: ListLanes, packing: Packing) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
     """Weights and kernel IDs of every lane: (area, rows of a column, channels, sets)."""
     all_weights, all_ids = Slots.of(packing).dense(1, stage.sets)
 

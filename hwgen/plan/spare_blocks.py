@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hwgen.plan.budget import Budget
-from hwgen.plan.stages import Lanes, Stage, WindowLanes
+from hwgen.plan.stages import ListLanes, Stage
 from rtl_templates.target import target_of
 
 
@@ -20,7 +20,7 @@ def with_spare_blocks(stages: Sequence[Stage], budget: Budget) -> tuple[Stage, .
     spare = budget.limits[0] - budget.needs(stages).dsp
     result: list[Stage] = []
     for stage in stages:
-        if isinstance(stage, Lanes | WindowLanes) and (pairs := stage.sets // 2):
+        if isinstance(stage, ListLanes) and (pairs := stage.sets // 2):
             unpaired = min(stage.lanes, int(spare // pairs))
             spare -= unpaired * pairs
             stage = replace(stage, unpaired=unpaired)

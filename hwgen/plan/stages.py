@@ -164,8 +164,8 @@ class Unrolled(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lanes(Stage):
-    """A Conv2d layer behind winner lists as a chain of lanes, one for a kernel offset, or a few offsets or fractions.
+class ListLanes(Stage):
+    """A Conv2d layer behind winner lists, on lanes of either kind.
 
     Attributes:
         mode: "sparse-sparse".
@@ -175,16 +175,13 @@ class Lanes(Stage):
         index_size: indices (channels) are below it.
         sets, kernels: complementary sets, all served at once, and accumulators a set.
         list_rows: rows of the augmented weight tensor a column takes.
-        parts: that a lane serves for each position; each is a sub-list at a kernel offset.
-        split: sub-lists that a list is cut into, as rtl_templates.sub_lists says.
         unpaired: lanes with a multiplier block for each product; in the others a block forms two.
         interval: cycles a position.
         accumulator_bits: two's complement.
-        weight_bits: in weight memories, kernel IDs included.
+        weight_bits: of the weights, kernel IDs included.
         layout: of the value stream that comes out.
     """
 
-    kind = "lanes"
     mode: str
     window: Window
     signed: bool
@@ -197,56 +194,38 @@ class Lanes(Stage):
     accumulator_bits: int
     weight_bits: int
     layout: Layout
-    parts: int
-    split: int = 1
     unpaired: int = 0
 
     @property
     def lanes(self) -> int:
-        """Of the chain."""
-        return -(-self.window.area * self.split // self.parts)
+        """Each forms a product of every set in a cycle."""
+        return self.multipliers // self.sets
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowLanes(Stage):
-    """A Conv2d layer behind winner lists on lanes that take its windows in turn.
+class Lanes(ListLanes):
+    """A chain of lanes, one for a kernel offset, or a few offsets or fractions.
 
     Attributes:
-        mode: "sparse-sparse".
-        window: as of a Mac.
-        signed: activations are int8, else uint8.
-        entries: of a list.
-        index_size: indices (channels) are below it.
-        sets, kernels: complementary sets, all served at once, and accumulators a set.
-        list_rows: rows of the augmented weight tensor a column takes.
-        interval: cycles a position.
+        parts: that a lane serves for each position; each is a sub-list at a kernel offset.
+        split: sub-lists that a list is cut into, as rtl_templates.sub_lists says.
+    """
+
+    kind = "lanes"
+    parts: int
+    split: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowLanes(ListLanes):
+    """Lanes that take windows in turn.
+
+    Attributes:
         chains: of lanes, which share a window.
-        unpaired: lanes with a multiplier block for each product; in the others a block forms two.
-        accumulator_bits: two's complement.
-        weight_bits: in the network's weights, kernel IDs included, once.
-        layout: of the value stream that comes out.
     """
 
     kind = "window lanes"
-    mode: str
-    window: Window
-    signed: bool
-    entries: int
-    index_size: int
-    sets: int
-    kernels: int
-    list_rows: int
-    interval: int
     chains: int
-    accumulator_bits: int
-    weight_bits: int
-    layout: Layout
-    unpaired: int = 0
-
-    @property
-    def lanes(self) -> int:
-        """Of all chains."""
-        return self.multipliers // self.sets
 
 
 @dataclass(frozen=True, kw_only=True)

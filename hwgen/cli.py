@@ -148,6 +148,7 @@ def generate(
 ) -> None:
     """Make a bundle of bitstream sources."""
     with _needs("generating Verilog: pip install 'hwgen[sim]'"), terminal.progress() as report:
+        from hwgen import plan_table
         from hwgen.generator import write
 
         report("planning", None)
@@ -161,7 +162,7 @@ def generate(
                 "bundle": str(out),
                 "content_hash": bundle.manifest.content_hash,
                 "files": sorted(bundle.manifest.files),
-                "plan": _plan_figures(made),
+                "plan": plan_table.figures(made),
             }
         )
     else:
@@ -477,48 +478,13 @@ def _print_network(packed: PackedNetwork, json: bool, path: str) -> None:
     terminal.print_table(path, columns, rows, left=2)
 
 
-def _plan_figures(made: Plan) -> dict[str, Any]:
-    """The plan without the channel numbers of its streams, which only generation needs."""
-    figures = made.to_json()
-    figures["stages"] = [
-        {
-            "name": stage.name,
-            "kind": stage.kind,
-            "mode": getattr(stage, "mode", None),
-            "cycles": stage.cycles,
-            "multipliers": stage.multipliers,
-            "products": stage.products,
-            "utilisation": stage.utilisation,
-        }
-        for stage in made.stages
-    ]
-    del figures["output"]
-    return figures
-
-
 def _print_plan(made: Plan, json: bool) -> None:
-    figures = _plan_figures(made)
+    from hwgen import plan_table
+
     if json:
-        terminal.print_json(figures)
-        return
-    rows = [
-        (
-            stage["name"],
-            stage["kind"],
-            stage["mode"] or "",
-            stage["cycles"],
-            stage["multipliers"] or "",
-            stage["products"] or "",
-            f"{stage['utilisation']:.1%}" if stage["multipliers"] else "",
-        )
-        for stage in figures["stages"]
-    ]
-    rows.append(("whole pipeline", "", made.mode, made.cycles_per_word, made.multipliers, "", ""))
-    title = f"{made.cycles_per_word:,} cycles a word, {made.multipliers:,} multipliers" + (
-        f" on {made.board}" if made.board else ""
-    )
-    columns = ("stage", "kind", "mode", "cycles a word", "multipliers", "products a word", "utilisation")
-    terminal.print_table(title, columns, rows, left=3)
+        terminal.print_json(plan_table.figures(made))
+    else:
+        plan_table.show(made)
 
 
 def _print_figures(title: str, figures: dict[str, Any], json: bool) -> None:

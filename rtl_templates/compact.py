@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Shape
+from amaranth import Module, Shape, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -25,7 +25,7 @@ class Compact(wiring.Component):
         x: value stream.
         y: list stream.
 
-    Latency: from a position's last beat to its first entry 3 cycles.
+    Latency: from a position's last beat to its first entry `LATENCY` cycles.
     Initiation interval: see `rtl_templates.timing.compact_interval`.
     """
 
@@ -46,16 +46,19 @@ class Compact(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.loader = loader = PositionLoader(self._layout, self._shape)
-        m.submodules.emitter = emitter = EntryEmitter(self._shape, self._channels, self._size)
-        wiring.connect(m, wiring.flipped(self.x), loader.x)
+        m.submodules.loader = loader = PositionLoader(self._layout, unsigned(1))
+        # The next position begins when this one has been taken.
+        m.submodules.emitter = emitter = EntryEmitter(self._layout, self._shape, self._size, ahead=1)
         wiring.connect(m, emitter.y, wiring.flipped(self.y))
-        values, marked = loader.y.payload, emitter.x.payload
         m.d.comb += [
+            loader.x.valid.eq(self.x.valid),
+            self.x.ready.eq(loader.x.ready),
+            *(loader.x.payload[lane].eq(self.x.payload[lane].any()) for lane in range(len(self._layout[0]))),
+            emitter.write.eq(self.x.valid & self.x.ready),
+            emitter.values.eq(self.x.payload),
             emitter.x.valid.eq(loader.y.valid),
             loader.y.ready.eq(emitter.x.ready),
-            marked.values.eq(values),
-            marked.first.eq(Cat(values[c].any() for c in range(self._channels))),
-            marked.then.eq(0),
+            emitter.x.payload.first.eq(loader.y.payload.as_value()),
+            emitter.x.payload.then.eq(0),
         ]
         return m

@@ -16,6 +16,12 @@ def checked(layout: Layout) -> tuple[tuple[int, ...], ...]:
     return rows
 
 
+def channel_places(layout: Layout) -> list[tuple[int, int]]:
+    """The (beat, lane) that carries each channel."""
+    places = {c: (beat, lane) for beat, row in enumerate(layout) for lane, c in enumerate(row) if c != -1}
+    return [places[channel] for channel in range(len(places))]
+
+
 def channel_count(layout: Layout) -> int:
     """Number of channels of a layout."""
     return sum(channel != -1 for row in layout for channel in row)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-from amaranth import Cat, Module, Mux, Shape, Signal
+from amaranth import Cat, Module, Mux, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from rtl_templates import streams, timing
 from rtl_templates.beat_emitter import BeatEmitter
-from rtl_templates.entry_emitter import EntryEmitter, marked
+from rtl_templates.entry_emitter import EntryEmitter
 from rtl_templates.layouts import channel_count, checked
 from rtl_templates.list_gatherer import ListGatherer
 from rtl_templates.position_loader import PositionLoader
@@ -22,11 +20,11 @@ from rtl_templates.trees import any_of
 class LocalWinners(wiring.Component):
     """Keeps exactly the k largest values of each position; ties go to the lowest torch index.
 
-        x --> PositionLoader --> RadixSearch x stages --> BeatEmitter ----------------------------------> y (values)
-                                                    '--> marks --> EntryEmitter ------------------------> y (entries)
-                                                           '--> (EntryEmitter --> ListGatherer) x emitters --> y (lists)
+        x --> PositionLoader --> RadixSearch --> marks --> BeatEmitter -------------------------------> y (values)
+                                                      '--> EntryEmitter ------------------------------> y (entries)
+                                                      '--> (EntryEmitter --> ListGatherer) x emitters --> y (lists)
 
-    The parts work on successive positions at once.
+    The parts work on successive positions at once. The values wait in the emitters' memories.
 
     Arguments:
         layout: of the stream x.
@@ -35,7 +33,7 @@ class LocalWinners(wiring.Component):
         emit: "values" for the same beats with losers zeroed (lanes that carry nothing are 0 too); "entries" for
             min(k, channels) entries a position, those above the k-th largest value by increasing index and then those
             equal to it by increasing index; "lists" for the same entries, all of a position in one beat.
-        stages: search units in a row; each costs registers for a whole position and shortens the interval.
+        stages: search units in a row; each costs registers for marks of a whole position and shortens the interval.
         emitters: of lists; they take positions in turn, and each takes a cycle an entry.
 
     Members:
@@ -73,67 +71,22 @@ class LocalWinners(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.loader = loader = PositionLoader(self._layout, self._shape)
+        m.submodules.search = search = RadixSearch(self._shape, self._channels, self._k, self._steps, self._stages)
         wiring.connect(m, wiring.flipped(self.x), loader.x)
-        searches = [
-            RadixSearch(self._shape, self._channels, self._k, self._steps, first, last)
-            for first, last in timing.search_ranges(self._steps, self._stages)
-        ]
-        m.submodules += searches
-        m.d.comb += [
-            searches[0].x.valid.eq(loader.y.valid),
-            searches[0].x.payload.values.as_value().eq(loader.y.payload.as_value()),
-            loader.y.ready.eq(searches[0].x.ready),
-        ]
-        for before, behind in pairwise(searches):
-            wiring.connect(m, before.y, behind.x)
-        state = searches[-1].y
-        if self._emit == "values":
-            self._emit_values(m, state)
-        else:
-            self._emit_entries(m, state)
-        return m
-
-    def _emit_values(self, m: Module, state) -> None:
-        m.submodules.emitter = emitter = BeatEmitter(self._layout, self._shape)
-        found = state.payload
-        winners = Signal(self._channels)
-        m.d.comb += [
-            winners.eq(found.above | found.alive),
-            emitter.x.valid.eq(state.valid),
-            state.ready.eq(emitter.x.ready),
-        ]
-        m.d.comb += [emitter.x.payload[c].eq(Mux(winners[c], found.values[c], 0)) for c in range(self._channels)]
-        wiring.connect(m, emitter.y, wiring.flipped(self.y))
-
-    def _emit_entries(self, m: Module, state) -> None:
-        # Between the last step and the emitters, both of which have long paths. It takes a position every other cycle
-        # at most, so that neither side's ready depends on the other's.
-        found = Signal(marked(self._shape, self._channels), reset_less=True)
-        found_valid, taken = Signal(), Signal()
-        m.d.comb += state.ready.eq(~found_valid)
-        with m.If(state.ready):
-            m.d.sync += [
-                found_valid.eq(state.valid),
-                found.values.as_value().eq(state.payload.values.as_value()),
-                found.first.eq(state.payload.above),
-                found.then.eq(state.payload.alive),
-            ]
-        with m.If(taken):
-            m.d.sync += found_valid.eq(0)
-
+        wiring.connect(m, loader.y, search.x)
         # All emitters take equally long, a multiple of their number, so that their turns come at equal distances.
         size = self._k + -self._k % self._emitters
-        emitters = [EntryEmitter(self._shape, self._channels, size) for _ in range(self._emitters)]
-        turn = Signal(self._emitters, init=1)
-        m.d.comb += taken.eq(found_valid & (turn & Cat(emitter.x.ready for emitter in emitters)).any())
-        with m.If(taken):
-            m.d.sync += turn.eq(turn.rotate_left(1))
-        for number, emitter in enumerate(emitters):
-            m.submodules[f"emitter_{number}"] = emitter
-            m.d.comb += [emitter.x.valid.eq(found_valid & turn[number]), emitter.x.payload.eq(found)]
-        if self._emit == "entries":
+        # While one takes marks: positions in the search, in its registers, in the loader, and one more for the others.
+        ahead = -(-(self._stages + 2) // self._emitters)
+        if self._emit == "values":
+            emitters = [BeatEmitter(self._layout, self._shape, ahead)]
+        else:
+            emitters = [EntryEmitter(self._layout, self._shape, size, ahead) for _ in range(self._emitters)]
+        m.submodules += emitters
+        self._distribute(m, search.y, emitters)
+        if self._emit != "lists":
             wiring.connect(m, emitters[0].y, wiring.flipped(self.y))
-            return
+            return m
 
         gatherers = [
             ListGatherer(self._shape, self._channels, self._k, dropped=size - self._k) for _ in range(self._emitters)
@@ -142,11 +95,37 @@ class LocalWinners(wiring.Component):
             m.submodules[f"gatherer_{number}"] = gatherer
             wiring.connect(m, emitter.y, gatherer.x)
         self._in_turn(m, [gatherer.y for gatherer in gatherers])
+        return m
+
+    def _distribute(self, m: Module, found, emitters: list) -> None:
+        """Positions to the emitters in turn: their beats when they come, their marks when they are found."""
+        stored, last = Signal(), Signal()
+        m.d.comb += stored.eq(self.x.valid & self.x.ready)
+        beat = Signal(range(len(self._layout)))
+        m.d.comb += last.eq(beat == len(self._layout) - 1)
+        with m.If(stored):
+            m.d.sync += beat.eq(Mux(last, 0, beat + 1))
+        storing = self._turn(m, "storing", stored & last)
+        taking = self._turn(m, "taking", found.valid & found.ready)
+        m.d.comb += found.ready.eq((taking & Cat(emitter.x.ready for emitter in emitters)).any())
+        for number, emitter in enumerate(emitters):
+            m.d.comb += [
+                emitter.write.eq(stored & storing[number]),
+                emitter.values.eq(self.x.payload),
+                emitter.x.valid.eq(found.valid & taking[number]),
+            ]
+            if self._emit == "values":
+                m.d.comb += emitter.x.payload.eq(found.payload.above | found.payload.alive)
+            else:
+                m.d.comb += [
+                    emitter.x.payload.first.eq(found.payload.above),
+                    emitter.x.payload.then.eq(found.payload.alive),
+                ]
 
     def _in_turn(self, m: Module, lists: list) -> None:
         """Lists in the order of their positions."""
-        turn = Signal(len(lists), init=1)
         offered = Signal()
+        turn = self._turn(m, "leaving", offered & self.y.ready)
         bits = self.y.payload.shape().size
         chosen = [one.payload.as_value() & turn[i].replicate(bits) for i, one in enumerate(lists)]
         m.d.comb += [
@@ -155,5 +134,10 @@ class LocalWinners(wiring.Component):
             self.y.payload.eq(any_of(chosen)),
         ]
         m.d.comb += [one.ready.eq(turn[i] & self.y.ready) for i, one in enumerate(lists)]
-        with m.If(offered & self.y.ready):
+
+    def _turn(self, m: Module, name: str, moved: Value) -> Signal:
+        """Which emitter's turn it is, a bit each; the next one's after `moved`."""
+        turn = Signal(self._emitters, init=1, name=f"{name}_turn")
+        with m.If(moved):
             m.d.sync += turn.eq(turn.rotate_left(1))
+        return turn

@@ -1,4 +1,4 @@
-"""Part of a search for the k largest of many values, one bit a step: radix selection.
+"""A search for the k largest of many values, one bit a step: radix selection.
 
 Every value is *above* the k-th largest, still *alive* (all bits looked at so far equal the k-th's) or out. A step looks
 at the next bit of those alive: if at least as many ones as there are winners left to find, the k-th has a one there and
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from amaranth import C, Cat, Module, Shape, Signal, Value, unsigned
+from amaranth import C, Cat, Const, Module, Mux, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -24,153 +24,195 @@ from rtl_templates.trees import any_of, total
 _GROUP = 16
 
 
-def search_state(shape: Shape, channels: int, k: int) -> data.StructLayout:
+def marks(channels: int) -> data.StructLayout:
+    """Which values are above the k-th largest, and which are alive still."""
+    return data.StructLayout({"above": channels, "alive": channels})
+
+
+class _State(NamedTuple):
     """What a step turns into what the next one needs.
 
-    Fields: the values; who is above and who is alive; how many winners but one are not above.
+    `planes` are the bits of all values that later steps look at, one of each value, in the steps' order. Of the winners
+    that are missing one is left out of the count: then fewer ones than those is the sign of a difference.
     """
-    return data.StructLayout(
-        {
-            "values": data.ArrayLayout(unsigned(shape.width), channels),
-            "above": channels,
-            "alive": channels,
-            # Less one: then fewer ones than missing winners is the sign of a difference.
-            "missing_but_one": range(max(2, k)),
-        }
-    )
+
+    planes: list[Value]
+    above: Value
+    alive: Value
+    missing_but_one: Value
 
 
 class _Control(NamedTuple):
-    """Of a group of channels: a position is there, at which step, whether it is marked for the next one, or done."""
+    """Of a group of channels in a unit: at which step it is, whether that is marked now, whether the last one is.
 
-    busy: Signal
+    `take` holds while what comes is taken, `ends` where the last step will be marked in the next cycle.
+    """
+
     step: Signal
-    marks: Value
-    ended: Value
+    mark: Value
+    at_end: Value
+    ends: Value
+    take: Signal
 
 
 class RadixSearch(wiring.Component):
-    """Some consecutive steps of a search, `rtl_templates.timing.STEP_CYCLES` cycles each.
+    """The steps of a search, shared by units in a row that each have a position, `timing.STEP_CYCLES` cycles a step.
 
     A step counts the ones within groups, then over the groups, decides, and then marks: a register after each, because
-    the decision reaches every channel. A unit hands its position over before it takes another, so that no ready
-    depends on another.
+    the decision reaches every channel. What a unit marks last the next one takes, in the same cycle. Whether a unit takes
+    what comes is decided a cycle ahead, for all units at once, since that too reaches every channel; a unit without a
+    position always does.
 
     Arguments:
         shape: of a value.
         channels: values of a position.
         k: winners, at most `channels`.
         steps: of the whole search: the value's bits from the highest on, then the index's.
-        first, last: the steps that this unit does, `last` not included; `first` 0 starts a search, whatever marks and
-            missing winners the state that comes has.
+        units: in a row, at most `steps`.
 
     Members:
-        x, y: streams of states; y follows combinationally from registers, so its consumer should register it.
+        x: stream of positions: an array of all channels' values in torch's order.
+        y: stream of marks, from registers.
 
-    Latency: `STEP_CYCLES` a step. Initiation interval: one cycle more.
+    Latency: `timing.STEP_CYCLES` a step, and 1. Initiation interval: see `rtl_templates.timing.search_interval`.
     """
 
-    def __init__(self, shape: Shape, channels: int, k: int, steps: int, first: int, last: int):
-        if not 0 <= first < last <= steps:
-            raise ValueError(f"first and last must be a range of the {steps} steps, not {first!r} and {last!r}")
-        self._shape, self._channels, self._k = shape, channels, k
-        self._steps = range(first, last)
-        self._all_steps = steps
-        state = stream.Signature(search_state(shape, channels, k))
-        super().__init__({"x": In(state), "y": Out(state)})
+    def __init__(self, shape: Shape, channels: int, k: int, steps: int, units: int):
+        self._shape, self._channels, self._k, self._steps = shape, channels, k, steps
+        self._units = [range(*bounds) for bounds in timing.search_ranges(steps, units)]
+        super().__init__(
+            {
+                "x": In(stream.Signature(data.ArrayLayout(shape, channels))),
+                "y": Out(stream.Signature(marks(channels))),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        begins = self._steps.start == 0
-        everyone = (1 << self._channels) - 1
-        # A search begins with these marks: as initial values they leave registers that never change.
-        values = Signal(self.x.payload.values.shape(), reset_less=True)
-        above = Signal(self._channels, reset_less=True)
-        alive = Signal(self._channels, init=everyone if begins else 0, reset_less=True)
-        missing = Signal.like(self.x.payload.missing_but_one, init=self._k - 1 if begins else 0, reset_less=True)
-        # Those alive with a one in the step's bit: known from the marks on, so that counting begins at a register.
-        ones = Signal(self._channels, reset_less=True)
-
         # The parts of a position lie far apart on a chip: each group of channels has the control to itself. Copies stay
         # copies in synthesis because each depends on its own state.
         groups = target(platform).control_groups(self._channels)
-        controls = [self._control(m, number) for number in range(len(groups))]
-        m.d.comb += [self.x.ready.eq(~controls[0].busy), self.y.valid.eq(controls[0].busy & controls[0].ended)]
-        incoming = self.x.payload
-        first_key = self._key(incoming.values, self._steps.start)
-        with m.If(~controls[0].busy):
-            m.d.sync += missing.eq(self._k - 1 if begins else incoming.missing_but_one)
-        for group, control in zip(groups, controls, strict=True):
-            channels = slice(group.start, group.stop)
-            with m.If(~control.busy):
-                m.d.sync += [values[c].eq(incoming.values[c]) for c in group]
-                if begins:
-                    m.d.sync += [above[channels].eq(0), alive[channels].eq(-1), ones[channels].eq(first_key[channels])]
-                else:
-                    m.d.sync += [
-                        ones[channels].eq((incoming.alive & first_key)[channels]),
-                        above[channels].eq(incoming.above[channels]),
-                        alive[channels].eq(incoming.alive[channels]),
-                    ]
+        # Of the next cycle: whether a unit has a position, and whether it takes one; the last one is y.
+        stays, takes = (Signal(len(self._units) + 1, name=name) for name in ("stays", "takes"))
+        everyone, nobody = C(-1, self._channels), C(0, self._channels)
+        missing = C(self._k - 1, range(max(2, self._k)))
+        state = _State([self._plane(step) for step in range(self._steps)], nobody, everyone, missing)
+        coming = self.x.valid
+        units = []
+        for number, steps in enumerate(self._units):
+            controls = [
+                self._control(m, f"{number}_{i}", steps, stays[number], takes[number + 1]) for i in range(len(groups))
+            ]
+            state = self._unit(m, str(number), steps, state, list(zip(groups, controls, strict=True)))
+            busy = Signal(name=f"busy_{number}")
+            units.append((coming, busy, controls[0]))
+            coming = busy & controls[0].at_end
 
-        counts = []
-        for start in range(0, self._channels, _GROUP):
-            group = ones[start : start + _GROUP]
-            within = total(m, list(group), len(group), f"within_{start}")
-            count = Signal.like(within, name=f"count_{start}", reset_less=True)
-            m.d.sync += count.eq(within)
-            counts.append(count)
-        rest = Signal(Shape(len(missing) + self._channels.bit_length(), signed=True))
-        fewer, missing_after = Signal(reset_less=True), Signal.like(missing, reset_less=True)
-        m.d.comb += rest.eq(missing - total(m, counts, self._channels, "count"))
-        # Nothing that these depend on changes while a position waits to be handed over.
-        m.d.sync += [fewer.eq(rest >= 0), missing_after.eq(rest)]
-
-        after = self.y.payload
+        take_y = Signal(init=1)
+        taken = [control.take for _, _, control in units] + [take_y]
+        for number, (comes, busy, control) in enumerate(units):
+            leaves = control.at_end & taken[number + 1]
+            m.d.comb += [
+                stays[number].eq(Mux(control.take, comes, busy & ~leaves)),
+                takes[number].eq(~stays[number] | (control.ends & takes[number + 1])),
+            ]
+            m.d.sync += busy.eq(stays[number])
         m.d.comb += [
-            after.values.eq(values),
-            after.alive.eq(ones ^ (alive & fewer.replicate(self._channels))),
-            after.above.eq(above | (ones & fewer.replicate(self._channels))),
+            self.x.ready.eq(taken[0]),
+            stays[-1].eq(Mux(take_y, coming, self.y.valid & ~self.y.ready)),
+            takes[-1].eq(~stays[-1]),
         ]
-        with m.If(fewer):
-            m.d.comb += after.missing_but_one.eq(missing_after)
-        with m.Else():
-            m.d.comb += after.missing_but_one.eq(missing)
-        if len(self._steps) > 1:
-            keys = [self._key(values, position) for position in self._steps[1:]]
-            with m.If(controls[0].busy & controls[0].marks):
-                m.d.sync += missing.eq(after.missing_but_one)
-            for group, control in zip(groups, controls, strict=True):
-                channels = slice(group.start, group.stop)
-                gated = [key[channels] & control.step[number].replicate(len(group)) for number, key in enumerate(keys)]
-                with m.If(control.busy & control.marks):
-                    m.d.sync += [
-                        ones[channels].eq(after.alive[channels] & any_of(gated)),
-                        above[channels].eq(after.above[channels]),
-                        alive[channels].eq(after.alive[channels]),
-                    ]
+        m.d.sync += [self.y.valid.eq(stays[-1]), take_y.eq(takes[-1])]
+        with m.If(take_y):
+            m.d.sync += [self.y.payload.above.eq(state.above), self.y.payload.alive.eq(state.alive)]
         return m
 
-    def _control(self, m: Module, number: int) -> _Control:
-        """Where in its steps a position is."""
-        busy, step = Signal(name=f"busy_{number}"), Signal(len(self._steps), init=1, name=f"step_{number}")
-        phase = Signal(timing.STEP_CYCLES, init=1, name=f"phase_{number}")
-        marking = phase[-1]
-        with m.If(~busy):
-            m.d.sync += busy.eq(self.x.valid)
-        with m.Elif(~marking | ~step[-1] | self.y.ready):
-            m.d.sync += phase.eq(phase.rotate_left(1))
-            with m.If(marking):
-                m.d.sync += step.eq(step.rotate_left(1))
-                with m.If(step[-1]):
-                    m.d.sync += busy.eq(0)
-        return _Control(busy, step, marks=marking & ~step[-1], ended=marking & step[-1])
+    def _unit(
+        self, m: Module, name: str, steps: range, incoming: _State, controls: list[tuple[range, _Control]]
+    ) -> _State:
+        """A unit that does those steps; the state that its last one leaves."""
+        width = self._channels
 
-    def _key(self, values, position: int) -> Value:
-        """The bit of every channel that step `position` looks at."""
+        def held(value: Value, what: str) -> Signal:
+            # What a search begins with, as an initial value too, leaves a register that never changes.
+            init = value.value if isinstance(value, Const) else 0
+            return Signal(len(value), init=init, name=f"{what}_{name}", reset_less=True)
+
+        planes = [held(plane, f"plane_{i}") for i, plane in enumerate(incoming.planes[1:], start=steps.start + 1)]
+        above, alive = held(incoming.above, "above"), held(incoming.alive, "alive")
+        missing = held(incoming.missing_but_one, "missing")
+        # Those alive with a one in the step's plane: known from the marks on, so that counting begins at a register.
+        ones = Signal(width, name=f"ones_{name}", reset_less=True)
+
+        counts = []
+        for start in range(0, width, _GROUP):
+            group = ones[start : start + _GROUP]
+            within = total(m, list(group), len(group), f"within_{start}_{name}")
+            count = Signal.like(within, name=f"count_{start}_{name}", reset_less=True)
+            m.d.sync += count.eq(within)
+            counts.append(count)
+        rest = Signal(Shape(len(missing) + width.bit_length(), signed=True), name=f"rest_{name}")
+        fewer = Signal(name=f"fewer_{name}", reset_less=True)
+        missing_after = Signal.like(missing, name=f"missing_after_{name}", reset_less=True)
+        m.d.comb += rest.eq(missing - total(m, counts, width, f"count_{name}"))
+        # Nothing that these depend on changes while a position waits to move on.
+        m.d.sync += [fewer.eq(rest >= 0), missing_after.eq(rest)]
+        chosen = fewer.replicate(width)
+        after = _State(
+            planes[len(steps) - 1 :],
+            above | (ones & chosen),
+            ones ^ (alive & chosen),
+            Mux(fewer, missing_after, missing),
+        )
+
+        for number, (group, control) in enumerate(controls):
+            part = slice(group.start, group.stop)
+            now = control.step[: len(steps) - 1]
+            if number == 0:
+                with m.If(control.take):
+                    m.d.sync += missing.eq(incoming.missing_but_one)
+                with m.Elif(control.mark & now.any()):
+                    m.d.sync += missing.eq(after.missing_but_one)
+            with m.If(control.take):
+                m.d.sync += [plane[part].eq(new[part]) for plane, new in zip(planes, incoming.planes[1:], strict=True)]
+                m.d.sync += [
+                    ones[part].eq(incoming.alive[part] & incoming.planes[0][part]),
+                    above[part].eq(incoming.above[part]),
+                    alive[part].eq(incoming.alive[part]),
+                ]
+            if len(now):
+                gated = [plane[part] & now[i].replicate(len(group)) for i, plane in enumerate(planes[: len(now)])]
+                with m.Elif(control.mark & now.any()):
+                    m.d.sync += [
+                        ones[part].eq(after.alive[part] & any_of(gated)),
+                        above[part].eq(after.above[part]),
+                        alive[part].eq(after.alive[part]),
+                    ]
+        return after
+
+    def _control(self, m: Module, name: str, steps: range, stays: Value, next_takes: Value) -> _Control:
+        """Where in its steps a unit is; see `elaborate` for what will be in the next cycle."""
+        phase, step = (
+            Signal(timing.STEP_CYCLES, init=1, name=f"phase_{name}"),
+            Signal(len(steps), init=1, name=f"step_{name}"),
+        )
+        take = Signal(init=1, name=f"take_{name}")
+        at_end = phase[-1] & step[-1]
+        ends = ~take & step[-1] & (phase[-2] | phase[-1])
+        m.d.sync += take.eq(~stays | (ends & next_takes))
+        with m.If(take):
+            m.d.sync += [phase.eq(1), step.eq(1)]
+        with m.Elif(~at_end):
+            m.d.sync += phase.eq(phase.rotate_left(1))
+            with m.If(phase[-1]):
+                m.d.sync += step.eq(step.rotate_left(1))
+        return _Control(step, phase[-1], at_end, ends, take)
+
+    def _plane(self, step: int) -> Value:
+        """The bit of every channel that a step looks at."""
         width = self._shape.width
-        if position < width:
-            key = Cat(values[c][width - 1 - position] for c in range(self._channels))
-            return ~key if self._shape.signed and position == 0 else key
-        index_bit = self._all_steps - 1 - position
-        return C(sum(1 << c for c in range(self._channels) if not (c >> index_bit) & 1), self._channels)
+        if step < width:
+            plane = Cat(self.x.payload[c].as_unsigned()[width - 1 - step] for c in range(self._channels))
+            return ~plane if self._shape.signed and step == 0 else plane
+        index_bit = self._steps - 1 - step
+        return Const(sum(1 << c for c in range(self._channels) if not (c >> index_bit) & 1), self._channels)

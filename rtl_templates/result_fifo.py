@@ -62,10 +62,13 @@ class ResultFifo(wiring.Component):
         )
         m.submodules.memory = memory
         writer, reader = memory.write_port(), memory.read_port()
-        reserved, stored = Signal(range(self.depth + 1)), Signal(range(self.depth + 1))
+        # A beat that leaves is counted a cycle later, since y.ready comes from far away. The beat that is in a register
+        # behind the memory makes up for it: one place more than the memory has.
+        places = self.depth + 1
+        reserved, stored, left = Signal(range(places + 1)), Signal(range(self.depth + 1)), Signal()
         advance, fetch, fetched, read = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            self.room.eq(reserved <= self.depth - self._burst),
+            self.room.eq(reserved <= places - self._burst),
             writer.data.eq(self.data),
             writer.en.eq(self.write),
             # Two registers behind the memory: its own and the one of y.
@@ -75,7 +78,8 @@ class ResultFifo(wiring.Component):
             reader.en.eq(fetch),
         ]
         m.d.sync += [
-            reserved.eq(reserved + self.reserve - (self.y.valid & self.y.ready)),
+            left.eq(self.y.valid & self.y.ready),
+            reserved.eq(reserved + self.reserve - left),
             stored.eq(stored + self.write - read),
             writer.addr.eq(writer.addr + self.write),
             reader.addr.eq(reader.addr + read),

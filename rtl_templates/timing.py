@@ -66,10 +66,9 @@ def search_ranges(steps: int, stages: int) -> list[tuple[int, int]]:
     return list(pairwise(bounds))
 
 
-def local_latency(channels: int, emit: str, bits: int = 8, k: int = 1) -> int:
-    """Cycles from the last beat of a position to its first output beat, while nothing waits; k counts for "lists"."""
-    after = {"values": 2, "entries": 5, "lists": 5 + min(k, channels)}
-    return STEP_CYCLES * search_steps(channels, emit, bits) + after[emit]
+def search_interval(steps: int, stages: int) -> int:
+    """Cycles that each of RadixSearch's units takes for one position."""
+    return STEP_CYCLES * -(-steps // stages)
 
 
 def local_interval(
@@ -86,12 +85,16 @@ def local_interval(
         stages: search units in a row, which share the steps.
         emitters: of lists, which take positions in turn.
     """
-    # A unit that has handed a position over takes the next one in the cycle after.
-    search = STEP_CYCLES * -(-search_steps(channels, emit, bits) // stages) + 1
+    search = search_interval(search_steps(channels, emit, bits), stages)
     if emit == "values":
         return max(beats, search)
-    # The hand-over to the emitters takes two cycles.
-    return max(beats, search, -(-min(k, channels) // emitters), 2)
+    return max(beats, search, -(-min(k, channels) // emitters))
+
+
+def local_latency(channels: int, emit: str, bits: int = 8, k: int = 1) -> int:
+    """Cycles from the last beat of a position to its first output beat, while nothing waits; k counts for "lists"."""
+    after = {"values": 4, "entries": 8, "lists": 8 + min(k, channels)}
+    return STEP_CYCLES * search_steps(channels, emit, bits) + after[emit]
 
 
 def compact_interval(beats: int, size: int) -> int:

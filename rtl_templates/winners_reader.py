@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from rtl_templates import streams
 from rtl_templates.constant_table import ConstantTable
-from rtl_templates.layouts import channel_count, checked
+from rtl_templates.layouts import channel_count, channel_places, checked
 from rtl_templates.pipe import StreamBuffer
 from rtl_templates.streams import Layout
 from rtl_templates.threshold_search import rank, threshold
@@ -60,10 +60,8 @@ class WinnersReader(wiring.Component):
 
         # Where each channel lies in a position: the beat above the lane.
         lane_bits = (lanes - 1).bit_length()
-        places: dict[int, int] = {}
-        for beat, row in enumerate(self._layout):
-            places |= {channel: beat << lane_bits | lane for lane, channel in enumerate(row) if channel != -1}
-        m.submodules.places = table = ConstantTable([[places[c]] for c in range(len(places))])
+        places = [beat << lane_bits | lane for beat, lane in channel_places(self._layout)]
+        m.submodules.places = table = ConstantTable([[place] for place in places])
 
         # Reading: place of the channel, address, row, value, comparison, entry.
         channel, position, start = (

@@ -75,10 +75,13 @@ def structure(stage: Stage, family: str, target: Target) -> Structure:
         case stages.ReLU():
             return Structure("relu", {"buffer": stage.lanes * stage.bits, "control": 1})
         case stages.LocalWinners():
-            return _local_winners(stage)
+            return _local_winners(stage, family, target)
         case stages.Compact():
             channels = 1 + max(channel for row in stage.layout for channel in row)
-            return Structure("compact", {"values": channels * _VALUE_BITS, "channels": channels, "control": 1})
+            store = _position_store(family, target, stage.layout, 3)
+            return Structure(
+                "compact", {"chosen": len(stage.layout[0]) * _VALUE_BITS, "channels": channels, "control": 1}, store
+            )
         case stages.GlobalWinners():
             return _parallel_winners(stage, family) if stage.units > 1 else _global_winners(stage, family)
     raise AssertionError(f"no structure for {stage.kind}")
@@ -424,24 +427,35 @@ def _pool(stage: stages.Pool, family: str) -> Structure:
     return Structure(f"pool {stage.function}", amounts, buffer + fifo + steps)
 
 
-def _local_winners(stage: stages.LocalWinners) -> Structure:
-    channels = 1 + max(channel for row in stage.layout for channel in row)
-    steps = timing.search_steps(channels, stage.emit)
+def _position_store(family: str, target: Target, layout: stages.Layout, positions: int) -> Memory:
+    rows = 1 << (bits_for(len(layout)) + max(1, bits_for(positions)))
+    return memory(family, rows, len(layout[0]) * _VALUE_BITS, style=_style(rows, target))
+
+
+def _local_winners(stage: stages.LocalWinners, family: str, target: Target) -> Structure:
+    channels, lanes = 1 + max(channel for row in stage.layout for channel in row), len(stage.layout[0])
+    units = [
+        last - first for first, last in timing.search_ranges(timing.search_steps(channels, stage.emit), stage.units)
+    ]
+    ahead = -(-(len(units) + 2) // stage.emitters)
     amounts = {
-        "marks": channels * stage.units,
-        "bits": channels * (steps - stage.units),
-        "units": stage.units * (1 + bits_for(channels)),
+        "marks": channels * len(units),
+        # What a unit that does several steps marks comes from before it or from itself.
+        "turns": channels * sum(steps > 1 for steps in units),
+        "planes": channels * sum(steps - 1 for steps in units),
+        "units": len(units) * (1 + bits_for(channels)),
         "control": 1,
     }
     if stage.emit == "values":
-        amounts["beats"] = len(stage.layout) * len(stage.layout[0]) * _VALUE_BITS
-        return Structure("local winners", amounts)
+        amounts |= {"winners": channels, "beats": lanes * _VALUE_BITS}
+        return Structure("local winners", amounts, _position_store(family, target, stage.layout, ahead + 1))
     emitters = stage.emitters
     entry = _VALUE_BITS + max(1, bits_for(channels))
-    amounts |= {"values": channels * _VALUE_BITS * emitters, "emitters": emitters, "channels": channels * emitters}
+    amounts |= {"chosen": lanes * _VALUE_BITS * emitters, "emitters": emitters, "channels": channels * emitters}
     if stage.emit == "lists":
         amounts["lists"] = stage.k * entry * emitters
-    return Structure("local winners", amounts)
+    store = _position_store(family, target, stage.layout, ahead + 2)
+    return Structure("local winners", amounts, store * emitters)
 
 
 def _global_winners(stage: stages.GlobalWinners, family: str) -> Structure:

@@ -164,13 +164,15 @@ def test_calibration_of_the_wrong_shape_is_refused(hwgen, folder, tmp_path):
 def test_plan_prints_a_table_or_json(hwgen, folder):
     code, text, _ = hwgen("plan", folder / "net.hwpack", "--mode", "sparse-sparse")
     assert code == 0
-    assert "multipliers" in text and "ulx3s-85f" in text
+    assert "multipliers" in text and "ulx3s-85f has" in text and "83,640" in text
     code, text, err = hwgen(
         "plan", folder / "net.hwpack", "--mode", "dense", "--board", "none", "--cycles", 60, "--json"
     )
     assert code == 0, err
     figures = json.loads(text)
-    assert figures["board"] is None and figures["mode"] == "dense"
+    assert figures["board"] is None and figures["mode"] == "dense" and figures["board_has"] is None
+    assert 0 < figures["estimate"]["dsp"] <= figures["multipliers"]
+    assert abs(figures["estimate"]["lut"] - sum(stage["estimate"]["lut"] for stage in figures["stages"])) < 10
     assert 0 < figures["cycles_per_word"] <= 60
     assert figures["multipliers"] == sum(stage["multipliers"] for stage in figures["stages"])
 

@@ -64,7 +64,7 @@ def network(seed: int, *, signed: bool, padding: int, stride: int, pool: tuple[i
     ("arguments", "cycles", "units", "parts"),
     [
         ({"signed": True, "padding": 0, "stride": 1, "pool": (2, 2), "density": 0.25}, None, 2, []),
-        ({"signed": False, "padding": 1, "stride": 1, "pool": (1, 1), "density": 0.2}, None, 1, [(1, 1)]),
+        ({"signed": False, "padding": 1, "stride": 1, "pool": (1, 1), "density": 0.2}, None, 2, [(1, 2)]),
         ({"signed": False, "padding": 1, "stride": 2, "pool": (1, 2), "density": 0.5}, None, 2, [(1, 1)]),
         # Parts that are halves of kernel offsets.
         ({"signed": False, "padding": 1, "stride": 1, "pool": (1, 1), "density": 0.2}, 949, 1, [(3, 2)]),

@@ -88,7 +88,8 @@ async def interval_of_groups(dut):
 async def a_stalled_drain_holds_up_the_next_group_and_no_other(dut):
     bench, feeder, sink = make_bench(dut)
     await bench.reset()
-    steps, held = 2 * KERNELS + 20, P["depth"] // KERNELS
+    # The FIFO has one place more than its memory.
+    steps, held = 2 * KERNELS + 20, (P["depth"] + 1) // KERNELS
     feeder.send([[[(0, 1)] * PLACES] * steps] * (held + 3))
     sink.pause = 1.0
     await bench.wait((held + 4) * (steps + KERNELS + LEAD))

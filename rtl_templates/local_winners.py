@@ -76,8 +76,7 @@ class LocalWinners(wiring.Component):
         wiring.connect(m, loader.y, search.x)
         # All emitters take equally long, a multiple of their number, so that their turns come at equal distances.
         size = self._k + -self._k % self._emitters
-        # While one takes marks: positions in the search, in its registers, in the loader, and one more for the others.
-        ahead = -(-(self._stages + 2) // self._emitters)
+        ahead = timing.local_positions(self._stages, self._emitters)
         if self._emit == "values":
             emitters = [BeatEmitter(self._layout, self._shape, ahead)]
         else:

@@ -66,6 +66,14 @@ def search_ranges(steps: int, stages: int) -> list[tuple[int, int]]:
     return list(pairwise(bounds))
 
 
+def local_positions(stages: int, emitters: int) -> int:
+    """Positions that an emitter of LocalWinners may have stored when it takes another one's marks, that one left out.
+
+    They are in the search, in its registers, in the loader, and one more for the others; each emitter has its share.
+    """
+    return -(-(stages + 2) // emitters)
+
+
 def search_interval(steps: int, stages: int) -> int:
     """Cycles that each of RadixSearch's units takes for one position."""
     return STEP_CYCLES * -(-steps // stages)

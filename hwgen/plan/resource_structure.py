@@ -437,7 +437,7 @@ def _local_winners(stage: stages.LocalWinners, family: str, target: Target) -> S
     units = [
         last - first for first, last in timing.search_ranges(timing.search_steps(channels, stage.emit), stage.units)
     ]
-    ahead = -(-(len(units) + 2) // stage.emitters)
+    ahead = timing.local_positions(len(units), stage.emitters)
     amounts = {
         "marks": channels * len(units),
         # What a unit that does several steps marks comes from before it or from itself.

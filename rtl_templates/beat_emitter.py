@@ -8,7 +8,7 @@ from amaranth import Module, Shape, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from rtl_templates import streams
+from rtl_templates import streams, timing
 from rtl_templates.layouts import channel_count, checked
 from rtl_templates.pipe import StreamBuffer
 from rtl_templates.position_store import PositionStore
@@ -35,7 +35,7 @@ class BeatEmitter(wiring.Component):
 
     def __init__(self, layout: Layout, shape: Shape, ahead: int):
         self._layout, self._shape = checked(layout), shape
-        self._positions = ahead + 1
+        self._positions = timing.stored_positions(ahead, "values")
         values = streams.values(shape, len(self._layout[0]))
         super().__init__(
             {

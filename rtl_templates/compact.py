@@ -6,7 +6,7 @@ from amaranth import Module, Shape, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from rtl_templates import streams
+from rtl_templates import streams, timing
 from rtl_templates.entry_emitter import EntryEmitter
 from rtl_templates.layouts import channel_count, checked
 from rtl_templates.position_loader import PositionLoader
@@ -47,8 +47,8 @@ class Compact(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.loader = loader = PositionLoader(self._layout, unsigned(1))
-        # The next position begins when this one has been taken.
-        m.submodules.emitter = emitter = EntryEmitter(self._layout, self._shape, self._size, ahead=1)
+        ahead = timing.COMPACT_POSITIONS
+        m.submodules.emitter = emitter = EntryEmitter(self._layout, self._shape, self._size, ahead)
         wiring.connect(m, emitter.y, wiring.flipped(self.y))
         m.d.comb += [
             loader.x.valid.eq(self.x.valid),

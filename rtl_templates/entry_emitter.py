@@ -8,7 +8,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from rtl_templates import streams
+from rtl_templates import streams, timing
 from rtl_templates.layouts import channel_count, channel_places, checked
 from rtl_templates.position_store import PositionStore
 from rtl_templates.streams import Layout
@@ -58,8 +58,7 @@ class EntryEmitter(wiring.Component):
             raise ValueError(f"size must be a positive number of entries, not {size!r}")
         self._layout, self._shape, self._size = checked(layout), shape, size
         self._channels = channel_count(self._layout)
-        # Entries of the position before are still being read when marks are taken.
-        self._positions = ahead + 2
+        self._positions = timing.stored_positions(ahead, "entries")
         super().__init__(
             {
                 "write": In(1),

@@ -74,6 +74,18 @@ def local_positions(stages: int, emitters: int) -> int:
     return -(-(stages + 2) // emitters)
 
 
+# The same of Compact: the next position begins when one has been taken.
+COMPACT_POSITIONS = 1
+
+
+def stored_positions(ahead: int, emit: str) -> int:
+    """Positions that the memory of an emitter holds, with `ahead` of them stored when it takes another one's marks.
+
+    Of entries those of the position before are still being read then; of "values" none.
+    """
+    return ahead + (1 if emit == "values" else 2)
+
+
 def search_interval(steps: int, stages: int) -> int:
     """Cycles that each of RadixSearch's units takes for one position."""
     return STEP_CYCLES * -(-steps // stages)

@@ -78,7 +78,9 @@ def structure(stage: Stage, family: str, target: Target) -> Structure:
             return _local_winners(stage, family, target)
         case stages.Compact():
             channels = 1 + max(channel for row in stage.layout for channel in row)
-            store = _position_store(family, target, stage.layout, 3)
+            store = _position_store(
+                family, target, stage.layout, timing.stored_positions(timing.COMPACT_POSITIONS, "entries")
+            )
             return Structure(
                 "compact", {"chosen": len(stage.layout[0]) * _VALUE_BITS, "channels": channels, "control": 1}, store
             )
@@ -437,7 +439,8 @@ def _local_winners(stage: stages.LocalWinners, family: str, target: Target) -> S
     units = [
         last - first for first, last in timing.search_ranges(timing.search_steps(channels, stage.emit), stage.units)
     ]
-    ahead = timing.local_positions(len(units), stage.emitters)
+    positions = timing.stored_positions(timing.local_positions(len(units), stage.emitters), stage.emit)
+    store = _position_store(family, target, stage.layout, positions)
     amounts = {
         "marks": channels * len(units),
         # What a unit that does several steps marks comes from before it or from itself.
@@ -448,13 +451,12 @@ def _local_winners(stage: stages.LocalWinners, family: str, target: Target) -> S
     }
     if stage.emit == "values":
         amounts |= {"winners": channels, "beats": lanes * _VALUE_BITS}
-        return Structure("local winners", amounts, _position_store(family, target, stage.layout, ahead + 1))
+        return Structure("local winners", amounts, store)
     emitters = stage.emitters
     entry = _VALUE_BITS + max(1, bits_for(channels))
     amounts |= {"chosen": lanes * _VALUE_BITS * emitters, "emitters": emitters, "channels": channels * emitters}
     if stage.emit == "lists":
         amounts["lists"] = stage.k * entry * emitters
-    store = _position_store(family, target, stage.layout, ahead + 2)
     return Structure("local winners", amounts, store * emitters)
 
 

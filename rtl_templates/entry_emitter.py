@@ -16,8 +16,8 @@ from rtl_templates.trees import any_of, lowest_one
 
 # Of the FIFO: what a row of LUT RAM has.
 _PLACES = 16
-# Entries that come after the cycle in which room was seen: those of that cycle and of the six that follow.
-_ON_THE_WAY = 7
+# Entries that come after the cycle in which room was seen: those of that cycle and of the seven that follow.
+_ON_THE_WAY = 8
 
 
 def marked(channels: int) -> data.StructLayout:
@@ -34,8 +34,8 @@ class EntryEmitter(wiring.Component):
 
         marks --> lowest group with a mark --|group register|--> its lowest mark --|index|--> place --> store --> FIFO --> y
 
-    Whether to move on comes from a register, which saw the FIFO's room: a stall of the consumer would have a long way
-    to the registers of a whole position.
+    Whether to move on comes from a register, and the FIFO's room reaches that from another: the FIFO is drawn to the
+    consumer, and from there it is a long way to the registers of a whole position.
 
     Arguments:
         layout: of the beats.
@@ -76,7 +76,9 @@ class EntryEmitter(wiring.Component):
             self.y.payload.as_value().eq(fifo.r_data),
             fifo.r_en.eq(self.y.ready),
         ]
-        index, is_marked, valid = self._indices(m, room=fifo.w_level <= _PLACES - _ON_THE_WAY)
+        room = Signal(init=1)
+        m.d.sync += room.eq(fifo.w_level <= _PLACES - _ON_THE_WAY)
+        index, is_marked, valid = self._indices(m, room)
         self._look_up(m, index, is_marked, valid, fifo)
         return m
 

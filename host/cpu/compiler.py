@@ -7,11 +7,12 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
-from host.cpu.ir import I8, I32, I64, POINTER, Code, Tables
+from host.cpu.batches import WORDS, Shared
+from host.cpu.ir import I8, I32, I64, POINTER, Code, Tables, Value
 from host.cpu.isa import Isa
 from host.cpu.plan import Plan
 from host.cpu.program import FLOATS, INTEGERS, OPTIMISATION, Compiled, target_machine
-from host.cpu.steps import Context
+from host.cpu.steps import Context, Step
 
 
 def assembled(plan: Plan, scales: NDArray[np.float64], isa: Isa) -> tuple[str, NDArray[np.uint8]]:
@@ -23,37 +24,95 @@ def assembled(plan: Plan, scales: NDArray[np.float64], isa: Isa) -> tuple[str, N
         isa: the path that the plan was made for.
     """
     module, tables = ir.Module("hwgen"), Tables()
-    steps = []
-    for number, step in enumerate(plan.steps):
-        code = Code(module, f"step_{number}", (POINTER, POINTER), ir.VoidType())
-        work, block = code.function.args
-        step.emit(Context(code, isa, work, block, tables))
-        code.finish()
-        steps.append(code.function)
+    steps = [_function(module, f"step_{number}", step, isa, tables) for number, step in enumerate(plan.steps)]
+    shared = [
+        None if one is None else (one, _function(module, f"shared_{number}", one.step, isa, tables))
+        for number, one in enumerate(plan.shared.get(step) for step in plan.steps)
+    ]
     at_scales = tables.add(scales)
-    output = plan.output.source
-    values = output.channels * output.height * output.width
-    source = plan.input.target
-    inputs = source.channels * source.height * source.width
     for name, unit in ((INTEGERS, 1), (FLOATS, 4)):
-        code = Code(module, name, (POINTER, POINTER, I64, POINTER, POINTER), I32, private=False)
-        words, results, count, work, block = code.function.args
-        bad = code.variable(I8, 0)
-        with code.loop(count) as number:
-            word = code.at(words, code.offset((number, unit * inputs)))
-            result = code.at(results, code.offset((number, 4 * values)))
-            if name == INTEGERS:
-                plan.input.integers(code, word, work)
-            else:
-                bad.set(code.builder.or_(bad.get(), code.builder.zext(plan.input.floats(code, word, work), I8)))
-            for step in steps:
-                code.builder.call(step, (work, block))
-            if name == INTEGERS:
-                plan.output.integers(code, result, work)
-            else:
-                plan.output.floats(code, result, work, block, at_scales)
-        code.finish(code.builder.zext(bad.get(), I32))
+        begin, end = _ends(module, name, plan, at_scales)
+        _batch(module, name, unit, plan, begin, end, steps, shared)
     return str(module), tables.block()
+
+
+def _function(module: Value, name: str, step: Step, isa: Isa, tables: Tables) -> Value:
+    code = Code(module, name, (POINTER, POINTER), ir.VoidType())
+    work, block = code.function.args
+    step.emit(Context(code, isa, work, block, tables))
+    code.finish()
+    return code.function
+
+
+def _ends(module: Value, name: str, plan: Plan, at_scales: int) -> tuple[Value, Value]:
+    """Functions of a word: one that reads it and says whether there was a NaN, and one that writes its results."""
+    begin = Code(module, f"{name}_begin", (POINTER, POINTER), I8)
+    word, work = begin.function.args
+    if name == INTEGERS:
+        plan.input.integers(begin, word, work)
+        begin.finish(I8(0))
+    else:
+        begin.finish(begin.builder.zext(plan.input.floats(begin, word, work), I8))
+    end = Code(module, f"{name}_end", (POINTER, POINTER, POINTER), ir.VoidType())
+    result, work, block = end.function.args
+    if name == INTEGERS:
+        plan.output.integers(end, result, work)
+    else:
+        plan.output.floats(end, result, work, block, at_scales)
+    end.finish()
+    return begin.function, end.function
+
+
+def _batch(
+    module: Value,
+    name: str,
+    unit: int,
+    plan: Plan,
+    begin: Value,
+    end: Value,
+    steps: list[Value],
+    shared: list[tuple[Shared, Value] | None],
+) -> None:
+    """The function of a batch: as many words as there are in whole groups, then the rest one by one."""
+    inputs, values = (of.channels * of.height * of.width for of in (plan.input.target, plan.output.source))
+    code = Code(module, name, (POINTER, POINTER, I64, POINTER, POINTER), I32, private=False)
+    words, results, count, work, block = code.function.args
+    builder, bad = code.builder, code.variable(I8, 0)
+
+    def read(number: Value) -> None:
+        word = code.at(words, code.offset((number, unit * inputs)))
+        bad.set(builder.or_(bad.get(), builder.call(begin, (word, work))))
+
+    def write(number: Value) -> None:
+        builder.call(end, (code.at(results, code.offset((number, 4 * values))), work, block))
+
+    grouped: Value = I64(0)
+    if any(shared):
+        grouped = builder.mul(builder.udiv(count, I64(WORDS)), I64(WORDS))
+        with code.when(builder.icmp_signed(">", grouped, I64(0))), code.loop(grouped, step=WORDS) as first:
+            # Between two shared steps, and before and behind them, each word goes its way alone.
+            places = [number for number, one in enumerate(shared) if one]
+            for start, stop in zip([-1, *places], [*places, len(steps)], strict=True):
+                with code.loop(WORDS) as number:
+                    before, behind = shared[start] if start >= 0 else None, shared[stop] if stop < len(steps) else None
+                    if before is None:
+                        read(builder.add(first, number))
+                    else:
+                        before[0].scatter(code, work, number)
+                    for step in steps[start + 1 : stop]:
+                        builder.call(step, (work, block))
+                    if behind is None:
+                        write(builder.add(first, number))
+                    else:
+                        behind[0].gather(code, work, number)
+                if behind is not None:
+                    builder.call(behind[1], (work, block))
+    with code.when(builder.icmp_signed(">", count, grouped)), code.loop(count, start=grouped) as number:
+        read(number)
+        for step in steps:
+            builder.call(step, (work, block))
+        write(number)
+    code.finish(builder.zext(bad.get(), I32))
 
 
 def compiled(plan: Plan, scales: NDArray[np.float64], isa: Isa, cpu: str = "") -> Compiled:

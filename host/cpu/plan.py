@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from host.cpu.batches import Shared, of_words, shareable
 from host.cpu.choice import best
 from host.cpu.dense import Dense
 from host.cpu.dots import QUAD
@@ -53,6 +54,7 @@ class Plan:
         steps: in order.
         filled: (byte in the workspace, contents): what is there before the first word, beside zeros.
         size: bytes of the workspace.
+        shared: of steps that several words of a batch may share, how.
     """
 
     input: Input
@@ -60,6 +62,7 @@ class Plan:
     steps: tuple[Step, ...]
     filled: tuple[tuple[int, NDArray[np.uint8]], ...]
     size: int
+    shared: Mapping[Step, Shared]
 
     def workspace(self) -> NDArray[np.uint8]:
         """Its contents before the first word."""
@@ -149,6 +152,7 @@ class Planner:
         self._groups = groups(network, isa.accumulators)
         self._size = 0
         self._filled: list[tuple[int, NDArray[np.uint8]]] = []
+        self._shared: dict[Step, Shared] = {}
 
     def plan(self) -> Plan:
         flow = self._network.input
@@ -168,7 +172,9 @@ class Planner:
         used = [step.lists for step in steps if isinstance(step, Listed)]
         steps = [_without_unused_lists(step, used) for step in steps]
         flat = len(self._network.output_scale) != source.channels
-        return Plan(input, Output(source, flat), tuple(steps), tuple(self._filled), self._size + 4 * _LINE)
+        return Plan(
+            input, Output(source, flat), tuple(steps), tuple(self._filled), self._size + 4 * _LINE, self._shared
+        )
 
     # Places
 
@@ -250,14 +256,19 @@ class Planner:
         if lists is not None:
             product = _flat(product) if _is_flat(lists, source) else product
         steps, ready = self._gathered(product) if lists is None else ([], product)
-        step = self._form(ready, lists, self._isa)
-        if isinstance(step, Measured):
-            step = replace(step, state=self._reserve(step.size))
+        step = self._formed(ready, lists)
+        if shareable(ready, step, self._isa):
+            words = of_words(ready, self._place)
+            self._shared[step] = Shared(ready, words, self._formed(words, None))
         if isinstance(step, Dense) and self._isa.wide:
             widened = self._place(replace(source, unit=2, offset=0, fill=0))
             steps, ready = self._gathered(replace(product, source=widened))
             steps, step = [Widen(layer.name, source, widened), *steps], Dense(ready)
         return [*steps, step], target, None
+
+    def _formed(self, product: Product, lists: Lists | None) -> Step:
+        step = self._form(product, lists, self._isa)
+        return replace(step, state=self._reserve(step.size)) if isinstance(step, Measured) else step
 
     def _gathered(self, product: Product) -> tuple[list[Step], Product]:
         """The product, of patches where these are worth it, and what makes them."""

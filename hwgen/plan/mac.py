@@ -120,7 +120,7 @@ def _engine(
         in_layout=stream.layout,
         layout=slots.drain_layout(parallel),
         routed=slots.packing.routed or kernels == 1,
-        nonzeros=int(request.layer.mask.sum()),
+        nonzeros=int(np.count_nonzero(request.layer.mask)),
     )
 
 

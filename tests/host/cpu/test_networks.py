@@ -51,7 +51,7 @@ def words(network: IntegerNetwork, count: int, seed: int = 0) -> np.ndarray:
     return x
 
 
-def check(network: IntegerNetwork, path: str, *, dense: bool = False, count: int = 9) -> list[str]:
+def check(network: IntegerNetwork, path: str, *, dense: bool = False, count: int = 20) -> list[str]:
     """Compares with the reference; returns the kinds of steps."""
     isa, x = choose(path, processor()[1]), words(network, count)
     device = Cpu(network, isa, dense=dense)
@@ -67,7 +67,7 @@ def check(network: IntegerNetwork, path: str, *, dense: bool = False, count: int
     return [type(step).__name__ for step in Planner(network, isa).plan().steps]
 
 
-def check_way(network: IntegerNetwork, path: str, unit: str, count: int = 5) -> None:
+def check_way(network: IntegerNetwork, path: str, unit: str, count: int = 9) -> None:
     """Compares with the reference, each product in the same way where it can be."""
     isa, x = choose(path, processor()[1]), words(network, count)
     plan = Planner(network, isa, choice.wherever_possible(unit)).plan()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hwgen.errors import DataError, InputError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -30,14 +32,14 @@ def complementary_mask(outputs: int, columns: int, nonzeros: int, generator: tor
         bool (outputs, columns).
 
     Raises:
-        ValueError: a size that cannot be.
+        InputError: a size that cannot be.
     """
     import torch
 
     if outputs < 1 or columns < 1:
-        raise ValueError(f"a mask needs at least one output and one column, not {outputs} and {columns}")
+        raise InputError(f"a mask needs at least one output and one column, not {outputs} and {columns}")
     if not 1 <= nonzeros <= columns:
-        raise ValueError(f"nonzeros must be from 1 to {columns}, the number of columns, not {nonzeros}")
+        raise InputError(f"nonzeros must be from 1 to {columns}, the number of columns, not {nonzeros}")
     set_size = columns // nonzeros
     mask = torch.zeros(outputs, columns, dtype=torch.bool)
     for first in range(0, outputs, set_size):
@@ -56,7 +58,8 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Any]) -> None:
             gives the shape.
 
     Raises:
-        ValueError: no such module, no weight, or a mask of another size.
+        InputError: no such layer, or one without a weight.
+        DataError: a mask of another size.
     """
     import torch
     from torch import Tensor
@@ -67,10 +70,13 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Any]) -> None:
     }
     for path, given in masks.items():
         if path not in modules:
-            raise ValueError(f"{path!r} is not a module with a weight")
+            # Batch norms have a weight too, but none that one prunes.
+            fit = ", ".join(repr(name) for name, module in modules.items() if module.weight.dim() > 1)
+            raise InputError(f"masks: the model has no layer {path!r} with a weight; it can prune {fit or 'none'}")
         weight, mask = modules[path].weight, torch.as_tensor(given)
         if mask.numel() != weight.numel():
-            raise ValueError(
-                f"{path}: the mask has {mask.numel()} values, but the weight is {tuple(weight.shape)}, {weight.numel()}"
+            raise DataError(
+                f"masks: that of {path!r} has {mask.numel()} values, but its weight {weight.numel()}, "
+                f"{tuple(weight.shape)}"
             )
         prune.custom_from_mask(modules[path], "weight", mask.reshape(weight.shape).to(weight))

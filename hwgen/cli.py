@@ -13,7 +13,7 @@ import typer
 
 from boards.catalogue import BOARDS
 from hwgen import terminal
-from hwgen.errors import HwgenError, InputError, ToolError
+from hwgen.errors import HwgenError, InputError, ToolError, install
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ def demo(
 
     The trained networks are kept in $HWGEN_CACHE, or ~/.cache/hwgen.
     """
-    with _needs("examples: pip install 'hwgen[torch,sim]'"), terminal.progress() as report:
+    with _needs(f"examples: {install('torch,sim')}"), terminal.progress() as report:
         from hwgen.examples import demo as example
 
         result = example.run(out, report)
@@ -147,7 +147,7 @@ def generate(
     json: Json = False,
 ) -> None:
     """Make a bundle of bitstream sources."""
-    with _needs("generating Verilog: pip install 'hwgen[sim]'"), terminal.progress() as report:
+    with _needs(f"generating Verilog: {install('sim')}"), terminal.progress() as report:
         from hwgen import plan_table
         from hwgen.generator import write
 
@@ -186,7 +186,7 @@ def simulate(
 
     from hwgen.format.bundle import NETWORK, read_manifest
 
-    with _needs("simulation: pip install 'hwgen[sim]'"), terminal.progress() as report:
+    with _needs(f"simulation: {install('sim')}"), terminal.progress() as report:
         from sim.compiled import CompiledSimulator
 
         manifest = read_manifest(bundle)
@@ -366,7 +366,7 @@ def build(
 
     # Like Ctrl-C: the tool that is running must not go on for hours.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _needs("a bitstream: pip install 'hwgen[boards]'"), terminal.progress() as report:
+    with _needs(f"a bitstream: {install('boards')}"), terminal.progress() as report:
         from boards.catalogue import board as board_named
         from boards.ecp5_flow import Options
         from boards.ecp5_flow import build as make

@@ -36,3 +36,8 @@ class PlanError(InputError):
 
 class ToolError(HwgenError):
     """A compiler or a simulator that is missing or failed."""
+
+
+def install(extra: str) -> str:
+    """How to install the packages of an extra, such as "sim"; hwgen is on no package index, only in its source folder."""
+    return f"pip install '.[{extra}]' in the folder of hwgen's source"

@@ -14,13 +14,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+
+from hwgen.errors import ModelError, ToolError, install
+
+try:
+    import torch
+    from torch import Tensor, nn
+except ModuleNotFoundError as error:
+    raise ToolError(f"importing and training models needs {error.name}: {install('torch')}") from error
 
 from hwgen import differentiable, float_network
 from hwgen.calibration import Range, check_calibration, measure_ranges, without_identities
-from hwgen.errors import ModelError
 from hwgen.float_network import Network
 from hwgen.format import network as integer
 from hwgen.format.network import IntegerNetwork

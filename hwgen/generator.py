@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwgen.errors import InputError, ToolError
+from hwgen.errors import InputError, ToolError, install
 from hwgen.format.bundle import NETWORK, Manifest, Port, check_replaceable, write_bundle
 from hwgen.format.packed import PackedNetwork
 from hwgen.plan import Plan, make_plan
@@ -77,7 +77,7 @@ def write(plan: Plan, packed: PackedNetwork, out: str | os.PathLike[str]) -> Bun
         # Amaranth is needed from here on only: planning works without it.
         from hwgen.elaborate import accelerator
     except ModuleNotFoundError as error:
-        raise ToolError(f"generating needs the module {error.name}: pip install 'hwgen[sim]'") from error
+        raise ToolError(f"generating needs the module {error.name}: {install('sim')}") from error
 
     component = accelerator(plan, packed)
     with tempfile.TemporaryDirectory(prefix="hwgen-generate-") as scratch:

@@ -9,8 +9,13 @@ Boosting follows Ahmad and Scheinkman, "How Can We Be So Dense? The Benefits of 
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from hwgen.errors import ToolError, install
+
+try:
+    import torch
+    from torch import Tensor, nn
+except ModuleNotFoundError as error:
+    raise ToolError(f"hwgen.nn needs {error.name}: {install('torch')}") from error
 
 
 def winners_mask(x: Tensor, k: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hwgen.errors import DataError, InputError
+from hwgen.errors import DataError, InputError, install
 
 # Of one array in an archive: a small file may unpack to any size.
 LARGEST_ARRAY = 1 << 32
@@ -32,7 +32,7 @@ def load_model(source: str) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise InputError("importing a model needs torch: pip install 'hwgen[torch]'") from error
+        raise InputError(f"importing a model needs torch: {install('torch')}") from error
     where, colon, name = source.rpartition(":")
     if not colon or not where or not name:
         raise InputError(f"model {source!r}: must be file.py:callable or module:callable")

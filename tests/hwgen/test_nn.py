@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import fx, nn
@@ -187,3 +190,13 @@ def test_masks_that_do_not_fit_name_the_module():
     for path in ("1", "4"):
         with pytest.raises(InputError, match=f"no layer '{path}' with a weight; it can prune '0', '3'$"):
             apply_masks(model, {path: torch.ones(2, 3)})
+
+
+@pytest.mark.parametrize("use", ["hwgen.pack(None)", "hwgen.quantisation_aware", "hwgen.nn.KWinners"])
+def test_a_missing_torch_is_one_error_that_says_how_to_install_it(use):
+    script = (
+        "import sys; sys.modules['torch'] = None\nimport hwgen\nfrom hwgen.errors import ToolError\n"
+        f"try:\n    {use}\nexcept ToolError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert "needs torch: pip install '.[torch]' in the folder of hwgen's source" in done.stdout

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.errors import DataError, ToolError
+from hwgen.errors import DataError, ToolError, install
 
 SAMPLE_RATE = 16_000
 SAMPLES = SAMPLE_RATE
@@ -90,7 +90,7 @@ def _read(path: Path) -> NDArray[np.int16]:
     try:
         import soundfile
     except ImportError as error:
-        raise ToolError("reading recordings needs soundfile: pip install 'hwgen[audio]'") from error
+        raise ToolError(f"reading recordings needs soundfile: {install('audio')}") from error
     try:
         with soundfile.SoundFile(path) as file:
             if file.samplerate != SAMPLE_RATE or file.channels != 1 or not 0 < file.frames <= MOST_SAMPLES:

@@ -140,7 +140,10 @@ def plan(
 @app.command()
 def generate(
     network: Network,
-    out: Annotated[Path, typer.Option("--out", help="The bundle's folder; an older bundle there is replaced.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="The bundle's folder; an older bundle there is replaced, unless it has a bitstream."),
+    ],
     board: BoardName = "ulx3s-85f",
     mode: Mode = "auto",
     cycles: Cycles = None,

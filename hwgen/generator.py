@@ -48,14 +48,15 @@ def generate(
 
     Args:
         packed: the network.
-        out: folder to make; an older bundle there is replaced, anything else is not.
+        out: folder to make; an older bundle there is replaced, unless it has a bitstream and is of another design;
+            anything else is not.
         board: a name of the catalogue, a Board, or None for no bound on the multipliers.
         mode: "dense", "sparse-dense", "sparse-sparse" or "auto".
         cycles: the most cycles a word may take; None for the fastest pipeline that the board has multipliers for.
 
     Raises:
         PlanError: no such board or mode, or the goal is out of reach.
-        InputError: `out` exists and is not a bundle.
+        InputError: `out` exists and may not be replaced.
         ToolError: Yosys is missing or failed.
     """
     if not isinstance(packed, PackedNetwork):

@@ -3,7 +3,7 @@
     manifest.json     what is here, with a SHA-256 of every other file
     net.hwpack        the network, so that the CPU and the hardware can never run different weights
     <top>.v           the Verilog, and its memory images <top>-*.mem beside it
-    build/            bitstreams made of the above; no part of the bundle, but goes when another design replaces it
+    build/            bitstreams made of the above; no part of the bundle; while it holds one, no other design replaces it
 
 Equal designs give equal bytes: nothing in a bundle depends on the time, the machine or the folder.
 """
@@ -219,12 +219,13 @@ def write_bundle(
     """Writes a bundle so that the folder appears complete or not at all.
 
     Args:
-        directory: the folder to make; a bundle that is already there is replaced.
+        directory: the folder to make; a bundle that is already there is replaced, unless it has a bitstream and is of
+            another design.
         files: content, or a file to copy, for every relative name; `net.hwpack` and `<top>.v` must be among them.
         input, output, plan, expected, tools, top: see `Manifest`.
 
     Raises:
-        InputError: the folder exists and is not a bundle, or cannot be written; a name leads outside the folder; a
+        InputError: the folder exists and may not be replaced, or cannot be written; a name leads outside the folder; a
             file is missing.
     """
     target = Path(os.path.realpath(directory))
@@ -410,7 +411,7 @@ def check_replaceable(target: Path) -> None:
         name = path.relative_to(target).as_posix()
         if path.is_file() and name not in known and not _is_built(target, path):
             raise InputError(
-                f"{target}: {name} is no part of the bundle there, which is not replaced: move the file away"
+                f"{target}: {name} is no part of the bundle there and would be lost: move it away or name another folder"
             )
 
 
@@ -421,10 +422,21 @@ def _is_built(target: Path, path: Path) -> bool:
 
 
 def _keep_build(target: Path, scratch: Path, manifest: Manifest) -> None:
-    """Moves what was built of the bundle there to the one that replaces it, if both are of the same design."""
-    with contextlib.suppress(FormatError, OSError):
-        if read_manifest(target, verify=False).content_hash == manifest.content_hash:
+    """Moves what was built of the bundle there to the one that replaces it, if both are of the same design.
+
+    Raises InputError where a bitstream, which may have taken hours, would be lost.
+    """
+    same = False
+    with contextlib.suppress(FormatError):
+        same = read_manifest(target, verify=False).content_hash == manifest.content_hash
+    if same:
+        with contextlib.suppress(FileNotFoundError):
             (target / BUILD).rename(scratch / BUILD)
+    elif bitstreams := sorted(target.glob(f"{BUILD}/*/*.bit")):
+        raise InputError(
+            f"{target}: has the bitstream {bitstreams[0].relative_to(target)} of another design, so it is not "
+            "replaced: name another folder, or delete this one first"
+        )
 
 
 def _put_in_place(scratch: Path, target: Path) -> None:

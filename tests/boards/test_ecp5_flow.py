@@ -140,7 +140,7 @@ def test_blocks_are_placed_first_unless_nextpnr_is_to(floorplan, tools, tmp_path
     assert arguments[arguments.index("--json") + 1] == ("floorplan.json" if floorplan else "netlist.json")
 
 
-def test_a_bundle_that_differs_is_built_anew_and_an_equal_one_keeps_its_build(tools, tmp_path):
+def test_an_equal_bundle_keeps_its_build_and_another_does_not_replace_a_bitstream(tools, tmp_path):
     bundle = make_bundle(tmp_path / "bundle")
     before = read_manifest(bundle).content_hash
     build(bundle, ULX3S)
@@ -150,6 +150,22 @@ def test_a_bundle_that_differs_is_built_anew_and_an_equal_one_keeps_its_build(to
     assert (bundle / "build" / "ulx3s-85f" / "accelerator.bit").is_file()
     build(bundle, ULX3S)
     assert tools.take() == []
+    bitstream = bundle / "build" / "ulx3s-85f" / "accelerator.bit"
+    refused = r"bundle: has the bitstream build/ulx3s-85f/accelerator\.bit of another design.*name another folder"
+    with pytest.raises(InputError, match=refused):
+        make_bundle(bundle, IMAGE.replace("1", "0"))
+    assert bitstream.is_file() and read_manifest(bundle).content_hash == before
+    (bundle / "manifest.json").write_text('{"format": "hwgen-bundle"}')
+    with pytest.raises(InputError, match="no part of the bundle"):
+        make_bundle(bundle)
+    assert bitstream.is_file()
+
+
+def test_a_bundle_whose_build_made_no_bitstream_is_replaced(tools, tmp_path):
+    bundle = make_bundle(tmp_path / "bundle")
+    build(bundle, ULX3S)
+    tools.take()
+    (bundle / "build" / "ulx3s-85f" / "accelerator.bit").unlink()
     make_bundle(bundle, IMAGE.replace("1", "0"))
     assert not (bundle / "build").exists()
     build(bundle, ULX3S)

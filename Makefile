@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 help:
-	@echo 'make demo       train, generate and simulate the example: under three minutes after the installation'
+	@echo 'make demo       train, generate and simulate the example: a few minutes after the installation'
 	@echo 'make test       the tests, but for the slow ones'
 	@echo 'make test-slow  the slow tests'
 	@echo 'make lint       ruff and mypy'

@@ -110,6 +110,7 @@ def pack(
     """Import, quantise and pack a trained model."""
     from hwgen import user_files
 
+    user_files.check_output(out)
     with terminal.progress() as report:
         report("loading", None)
         inputs = None if calibration is None else user_files.load_array(calibration)
@@ -187,8 +188,11 @@ def simulate(
 
     import numpy as np
 
+    from hwgen import user_files
     from hwgen.format.bundle import NETWORK, read_manifest
 
+    if trace is not None:
+        user_files.check_output(trace, (".vcd", ".fst"))
     with _needs(f"simulation: {install('sim')}"), terminal.progress() as report:
         from sim.compiled import CompiledSimulator
 
@@ -233,6 +237,7 @@ def run(
     import host
     from hwgen import user_files
 
+    user_files.check_output(out)
     x = user_files.load_array(input)
     with terminal.progress() as report:
         report("opening", None)

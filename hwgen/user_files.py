@@ -7,6 +7,7 @@ import importlib.util
 import sys
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -140,6 +141,24 @@ def _load_member(path: Path, archive: zipfile.ZipFile, name: str, kinds: str) ->
     if array.dtype.kind not in kinds:
         raise DataError(f"{path}: {name} holds {array.dtype}, not {'names' if kinds == 'U' else 'numbers'}")
     return array
+
+
+def check_output(path: Path, endings: Sequence[str] = ()) -> None:
+    """For the path of a result: what is wrong with it is said before the work, rather than after it.
+
+    Args:
+        path: of the file to write.
+        endings: that its name may have; none for any.
+
+    Raises:
+        InputError: there is no such folder, the path is a folder, or the name ends in something else.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the path of a file")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}; make it first, or give another path")
+    if endings and path.suffix not in endings:
+        raise InputError(f"{path}: the name must end in {' or '.join(endings)}")
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

@@ -276,6 +276,25 @@ def test_run_writes_what_the_model_gives(hwgen, folder, tmp_path):
     assert np.array_equal(outputs["cpu"], outputs["sim"])
 
 
+def test_a_path_that_cannot_be_written_is_refused_before_the_work(hwgen, folder, tmp_path, monkeypatch):
+    def work(*arguments, **options):
+        raise AssertionError("the work was begun")
+
+    for begun in ("hwgen.user_files.load_model", "hwgen.user_files.load_array", "hwgen.cli._words"):
+        monkeypatch.setattr(begun, work)
+    calibrated = ("--calibration", folder / "x.npy")
+    for arguments, message in (
+        (("pack", "net.py:make", *calibrated, "--out", tmp_path / "no" / "net.hwpack"), "there is no folder"),
+        (("pack", "net.py:make", *calibrated, "--out", tmp_path), "is a folder"),
+        (("run", folder / "bundle", "--input", "x.npy", "--out", tmp_path / "no" / "y.npy"), "there is no folder"),
+        (("simulate", folder / "bundle", "--trace", tmp_path / "no" / "waves.vcd"), "there is no folder"),
+        (("simulate", folder / "bundle", "--trace", tmp_path / "waves.txt"), "must end in .vcd or .fst"),
+    ):
+        code, out, err = hwgen(*arguments)
+        assert (code, out) == (2, "")
+        assert str(tmp_path) in one_line(err) and message in one_line(err)
+
+
 @pytest.mark.parametrize(
     ("options", "message"), [(["--device", "gpu"], "gpu"), (["--out", "/nowhere/y.npy"], "/nowhere/y.npy")]
 )

@@ -72,7 +72,7 @@ class Accelerator:
             x: float32 (N, *input shape).
 
         Returns:
-            float32 (N, *output shape).
+            float32 (N, *output shape), in C order.
 
         Raises:
             DataError: the wrong shape or dtype, or a NaN.
@@ -91,7 +91,7 @@ class Accelerator:
             x: integers (N, *input shape), in [-128, 127] for a signed input, else in [0, 255].
 
         Returns:
-            int64 (N, *output shape).
+            int64 (N, *output shape), in C order.
 
         Raises:
             DataError: the wrong shape or dtype, or a value out of range.
@@ -173,7 +173,8 @@ class Accelerator:
             if not len(x):
                 return np.zeros((0, *self._output.shape), kind)
             start = time.perf_counter()
-            y = function(x)
+            # Devices differ in the order in which they make values; callers need not.
+            y = np.ascontiguousarray(function(x))
             self._seconds += time.perf_counter() - start
             self._words += len(x)
         return y

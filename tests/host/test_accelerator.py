@@ -63,6 +63,14 @@ def test_integers(bundle, device):
         assert accelerator.run_int(x.astype(np.int8)).tolist() == y.tolist()
 
 
+@pytest.mark.parametrize("device", ["reference", "cpu", "sim"])
+def test_results_are_in_c_order_whatever_the_device_and_the_input(bundle, device):
+    x = np.asfortranarray(draw(7))
+    with host.open(bundle, device=device) as accelerator:
+        for y in (accelerator.run_int(x), accelerator.run(x.astype(np.float32))):
+            assert y.flags.c_contiguous
+
+
 @pytest.mark.parametrize("device", ["reference", "sim"])
 def test_real_values_are_quantised_saturated_and_scaled(bundle, device):
     x = np.zeros((1, *SHAPE), np.float32)

@@ -143,7 +143,9 @@ def generate(
     network: Network,
     out: Annotated[
         Path,
-        typer.Option("--out", help="The bundle's folder; an older bundle there is replaced, unless it has a bitstream."),
+        typer.Option(
+            "--out", help="The bundle's folder; an older bundle there is replaced, unless it has a bitstream."
+        ),
     ],
     board: BoardName = "ulx3s-85f",
     mode: Mode = "auto",
@@ -259,6 +261,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Show what packing made of each layer and, for a bundle, what its accelerator consists of."""
+    from hwgen import plan_table
     from hwgen.format.bundle import NETWORK, read_manifest
 
     if not source.is_dir():
@@ -278,7 +281,16 @@ def report(
         )
         return
     _print_network(packed, False, str(source))
-    _print_figures(f"{source}: expected", {**manifest.expected, "content_hash": manifest.content_hash}, False)
+    made = manifest.plan if isinstance(manifest.plan, dict) else {}
+    plan_table.show_stored("stages", made)
+    whole = {
+        "board": made.get("board"),
+        "mode": made.get("mode"),
+        "cycles a word": manifest.expected.get("cycles_per_word"),
+        "multipliers": manifest.expected.get("multipliers"),
+        "content hash": manifest.content_hash,
+    }
+    _print_figures("as planned", whole, False)
 
 
 @app.command()
@@ -467,7 +479,7 @@ def _print_network(packed: PackedNetwork, json: bool, path: str) -> None:
         "kernels a set",
         "rows",
         "efficiency",
-        "accumulator bits",
+        "sum bits",
     )
     rows = [
         (

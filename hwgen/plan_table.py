@@ -10,6 +10,8 @@ from hwgen import terminal
 from hwgen.plan import Plan
 from hwgen.plan.resources import Resources, blocks, resources, total
 
+STAGE = ("stage", "kind, mode", "cycles", "multipliers")
+
 
 def figures(plan: Plan) -> dict[str, Any]:
     """The plan without the channel numbers of its streams, which only generation needs.
@@ -38,31 +40,30 @@ def figures(plan: Plan) -> dict[str, Any]:
 
 
 def show(plan: Plan) -> None:
-    """Prints a row for each stage and one for the whole."""
+    """Prints a row for each stage and one for the whole, in 80 columns; `figures` has what does not fit there.
+
+    RAMs are blocks of memory.
+    """
     made = figures(plan)
-    rows = [
-        (
-            stage["name"],
-            stage["kind"],
-            stage["mode"] or "",
-            stage["cycles"],
-            stage["multipliers"] or "",
-            stage["products"] or "",
-            f"{stage['utilisation']:.1%}" if stage["multipliers"] else "",
-            *_cells(stage["estimate"]),
-        )
-        for stage in made["stages"]
-    ]
-    whole = ("whole pipeline", "", plan.mode, plan.cycles_per_word, plan.multipliers, "", "")
-    rows.append((*whole, *_cells(made["estimate"])))
+    rows = [(*_stage(stage), *_cells(stage["estimate"])) for stage in made["stages"]]
+    rows.append(("all", plan.mode, plan.cycles_per_word, plan.multipliers, *_cells(made["estimate"])))
     if made["board_has"]:
-        rows.append((f"{plan.board} has", "", "", "", "", "", "", *_cells(made["board_has"])))
+        rows.append((f"{plan.board} has", "", "", "", *_cells(made["board_has"])))
     title = f"{plan.cycles_per_word:,} cycles a word, {plan.multipliers:,} multipliers" + (
         f" on {plan.board}" if plan.board else ""
     )
-    columns = ("stage", "kind", "mode", "cycles a word", "multipliers", "products a word", "utilisation")
-    estimates = ("LUTs, estimated", "DSPs", "memory blocks")
-    terminal.print_table(title, columns + estimates, rows, left=3)
+    terminal.print_table(f"{title}; LUTs, DSPs, RAMs estimated", (*STAGE, "LUTs", "DSPs", "RAMs"), rows, left=2)
+
+
+def show_stored(title: str, plan: dict[str, Any]) -> None:
+    """Prints a row for each stage of the plan in a bundle's manifest."""
+    rows = [_stage(stage) for stage in plan.get("stages", ())]
+    terminal.print_table(title, STAGE, rows, left=2)
+
+
+def _stage(stage: dict[str, Any]) -> tuple[object, ...]:
+    kind, mode = stage["kind"], stage.get("mode")
+    return stage["name"], f"{kind}, {mode}" if mode else kind, stage["cycles"], stage["multipliers"] or ""
 
 
 def _cells(estimate: dict[str, float]) -> tuple[float | str, ...]:

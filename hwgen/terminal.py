@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -52,16 +53,27 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
     """A table on standard output; all but the first `left` columns hold numbers."""
-    table = Table(title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_text(cell)) for cell in row))
     console = Console()
     if not console.is_terminal:
         # A pipe has no width: nothing is folded there.
         console = Console(width=240)
+    table = _table(columns, rows, left)
+    if console.measure(table).maximum >= console.width:
+        # A word to a line, before rich breaks words to make room.
+        table = _table([column.replace(" ", "\n") for column in columns], rows, left)
+    # Rich's own title is only as wide as the table.
+    console.print(title, style="italic", markup=False, highlight=False)
     console.print(table)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], left: int) -> Table:
+    # Without vertical lines, so that more columns fit a terminal.
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_text(cell)) for cell in row))
+    return table
 
 
 def _text(value: object) -> str:

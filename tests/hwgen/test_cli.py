@@ -165,6 +165,7 @@ def test_plan_prints_a_table_or_json(hwgen, folder):
     code, text, _ = hwgen("plan", folder / "net.hwpack", "--mode", "sparse-sparse")
     assert code == 0
     assert "multipliers" in text and "ulx3s-85f has" in text and "83,640" in text
+    assert "mac, sparse-sparse" in text and max(map(len, text.splitlines())) <= 80
     code, text, err = hwgen(
         "plan", folder / "net.hwpack", "--mode", "dense", "--board", "none", "--cycles", 60, "--json"
     )
@@ -309,8 +310,16 @@ def test_report_of_a_network_and_of_a_bundle(hwgen, folder):
     for source in ("net.hwpack", "bundle"):
         code, text, _ = hwgen("report", folder / source)
         assert code == 0 and "efficiency" in text
-        code, text, _ = hwgen("report", folder / source, "--json")
-        assert code == 0 and json.loads(text)["nonzeros"] == 72
+        made = json.loads(hwgen("report", folder / source, "--json")[1])
+        assert made["nonzeros"] == 72
+    for word in ("ulx3s-85f", "sparse-sparse", "requantise", made["content_hash"]):
+        assert word in text
+    for stage in made["plan"]["stages"]:
+        assert any(
+            line.split()[0] == stage["name"] and f" {stage['cycles']} " in f"{line} "
+            for line in text.splitlines()
+            if line
+        )
 
 
 def test_control_c_is_quiet(hwgen, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,15 +27,19 @@ class Range:
 def check_calibration(calibration: object) -> NDArray[np.floating]:
     """The calibration data itself; raises DataError unless it is an array of maps or vectors, batch first."""
     if not isinstance(calibration, np.ndarray) or calibration.ndim not in (2, 4):
-        found = calibration.shape if isinstance(calibration, np.ndarray) else type(calibration).__name__
-        raise DataError(
-            f"calibration: must be a numpy array (N, C, H, W) or (N, F), not {found}; a tensor has .numpy()"
-        )
+        wanted = "calibration: must be a numpy array (N, C, H, W) or (N, F), not"
+        if not isinstance(calibration, np.ndarray):
+            raise DataError(f"{wanted} {type(calibration).__name__}; a tensor has .numpy()")
+        help = {
+            1: "; to a single sample add the batch dimension, x[None]",
+            3: "; to a single sample add the batch dimension, x[None], to maps without channels theirs, x[:, None]",
+        }
+        raise DataError(f"{wanted} {calibration.shape}{help.get(calibration.ndim, '')}")
     return calibration
 
 
 def without_identities(network: Network) -> Network:
-    """The network without k-WTA that keeps everything and Flatten of vectors."""
+    """The network without k-WTA that keeps everything, with a warning of each, and Flatten of vectors."""
     shape = network.input_shape
     kept: list[Layer] = []
     for layer in network.layers:
@@ -42,6 +47,12 @@ def without_identities(network: Network) -> Network:
         if isinstance(layer, KWinners):
             competitors = shape[0] if layer.local else int(np.prod(shape))
             identity = layer.k >= competitors
+            if identity:
+                warnings.warn(
+                    f"layer {layer.name!r}: k = {layer.k} keeps all of {competitors} values, so this k-WTA does nothing "
+                    "and is left out; a smaller k makes activations sparse",
+                    stacklevel=2,
+                )
         elif isinstance(layer, Flatten):
             identity = len(shape) == 1
         if not identity:
@@ -84,5 +95,8 @@ def _samples(network: Network, calibration: NDArray[np.floating]) -> NDArray[np.
     with np.errstate(over="ignore"):
         samples = calibration.astype(np.float32)
     if not np.isfinite(samples).all():
-        raise DataError("calibration: contains NaN or infinity; every value must be a finite float32")
+        first = int(np.isfinite(samples).reshape(len(samples), -1).all(axis=1).argmin())
+        raise DataError(
+            f"calibration: sample {first} (from 0) contains NaN or infinity; every value must be a finite float32"
+        )
     return samples

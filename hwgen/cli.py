@@ -13,7 +13,7 @@ import typer
 
 from boards.catalogue import BOARDS
 from hwgen import terminal
-from hwgen.errors import HwgenError, InputError, ToolError, install
+from hwgen.errors import DataError, HwgenError, InputError, PlanError, ToolError, install
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +108,8 @@ def pack(
     json: Json = False,
 ) -> None:
     """Import, quantise and pack a trained model."""
+    import warnings
+
     from hwgen import user_files
 
     user_files.check_output(out)
@@ -117,9 +119,18 @@ def pack(
         loaded = user_files.load_model(model)
         report("packing", None)
         import hwgen
+        from hwgen.finetune import QuantisationAware
 
-        packed = hwgen.pack(loaded, calibration=inputs, power_of_two=power_of_two)
+        if inputs is None and not isinstance(loaded, QuantisationAware):
+            raise InputError(
+                f"model {model!r}: needs --calibration, a .npy file of typical inputs, float32 (N, C, H, W) or (N, F)"
+            )
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always", UserWarning)
+            packed = hwgen.pack(loaded, calibration=inputs, power_of_two=power_of_two)
         packed.save(out)
+    for warning in warned:
+        terminal.say(f"hwgen: warning: {warning.message}")
     _print_network(packed, json, str(out))
 
 
@@ -342,7 +353,10 @@ def audit(
             if source is not None
         }
         levels = NOISE_LEVELS if noise is None else noise
-        result = evaluate(models, x, labels, classes=classes, noise=levels, seed=seed, report=report)
+        try:
+            result = evaluate(models, x, labels, classes=classes, noise=levels, seed=seed, report=report)
+        except DataError as error:
+            raise DataError(f"{data}: {error}") from None
     if json:
         terminal.print_json(result.to_json())
     else:
@@ -424,7 +438,13 @@ def _plan(packed: PackedNetwork, board: str, mode: str, cycles: int | None) -> P
     from hwgen.plan import make_plan
 
     chosen = None if board == "none" else board_named(board)
-    return make_plan(packed, board=chosen, mode=mode, cycles=cycles)
+    try:
+        return make_plan(packed, board=chosen, mode=mode, cycles=cycles)
+    except PlanError as error:
+        if cycles is None:
+            raise
+        fastest = make_plan(packed, board=chosen, mode=mode)
+        raise PlanError(f"{error}; the least that is possible is --cycles {fastest.cycles_per_word}") from None
 
 
 def _words(network: Any, path: Path | None, words: int, seed: int) -> np.ndarray:

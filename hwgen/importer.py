@@ -164,7 +164,10 @@ class _Walk:
         sources = [source for source in node.all_input_nodes if source not in self._constants]
         if sources != [self._tip]:
             names = " and ".join(repr(source.name) for source in sources)
-            raise ModelError(f"layer {node.name!r} ({_kind(node)}): takes {names} off the straight chain; {SUPPORTED}")
+            raise ModelError(
+                f"layer {node.name!r} ({_kind(node)}): takes {names}; branches and skip connections are not supported: "
+                "each layer must take the result of the one before it, in one straight chain"
+            )
         if not node.users:
             raise ModelError(
                 f"layer {node.name!r} ({_kind(node)}): its result is not used; assign it, also where it works in place"

@@ -77,5 +77,8 @@ def _run(
     parts = []
     for first in range(0, len(x), BATCH):
         report(name, first / len(x))
-        parts.append(np.asarray(model(x[first : first + BATCH])))
+        try:
+            parts.append(np.asarray(model(x[first : first + BATCH])))
+        except DataError as error:
+            raise DataError(f"model {name!r}: {error}") from error
     return np.concatenate(parts)

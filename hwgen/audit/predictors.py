@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.errors import InputError, ToolError
+from hwgen.errors import DataError, InputError, ToolError
 from hwgen.format.packed import PackedNetwork
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ def _torch(model: torch.nn.Module) -> Predictor:
         try:
             with torch.no_grad():
                 return model.eval()(torch.from_numpy(x).to(device)).cpu().numpy()
+        # The model is the user's code, which may fail in any way.
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataError(f"cannot take inputs of shape {x.shape}: {reason}") from error
         finally:
             for module in training:
                 module.training = True

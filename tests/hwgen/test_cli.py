@@ -154,6 +154,15 @@ def test_calibration_is_never_unpickled(hwgen, folder, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+def test_pack_warns_of_a_k_wta_that_keeps_everything(hwgen, folder, tmp_path):
+    (tmp_path / "all.py").write_text(MODEL.replace("KWinners(k=2)", "KWinners(k=8)"))
+    code, _, err = hwgen(
+        "pack", f"{tmp_path}/all.py:make", "--calibration", folder / "x.npy", "--out", tmp_path / "net.hwpack"
+    )
+    assert code == 0
+    assert "layer '1': k = 8 keeps all of 8 values" in one_line(err)
+
+
 def test_calibration_of_the_wrong_shape_is_refused(hwgen, folder, tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((4, 6, 1), np.float32))
     code, _, err = hwgen("pack", f"{folder}/net.py:make", "--calibration", tmp_path / "x.npy")
@@ -183,7 +192,7 @@ def test_plan_prints_a_table_or_json(hwgen, folder):
     [
         (["--board", "ulx4s"], "board 'ulx4s' does not exist; choose one of ulx3s-85f"),
         (["--mode", "fast"], "mode 'fast' does not exist"),
-        (["--cycles", "1"], "cycles"),
+        (["--cycles", "1"], "ask for more cycles; the least that is possible is --cycles "),
     ],
 )
 def test_a_plan_out_of_reach_is_one_line(hwgen, folder, options, message):
@@ -423,7 +432,8 @@ def test_audit_refuses_in_one_line(hwgen, folder, labelled, tmp_path):
         (tmp_path / "lengths.npz", (*dense, *good), "3, but 2 labels"),
         (tmp_path / "classes.npz", (*dense, *good), "has 2 names, but the models give 3 classes"),
         (tmp_path / "labels.npz", (*dense, *good), "labels: contain 3"),
-        (tmp_path / "shape.npz", ("--dense", folder / "net.hwpack", *good), "does not fit the network"),
+        (tmp_path / "shape.npz", ("--dense", folder / "net.hwpack", *good), "model 'dense': input: shape (3, 5)"),
+        (tmp_path / "shape.npz", (*dense, *good), "model 'dense': cannot take inputs of shape (3, 5): mat1"),
         (tmp_path / "text.npz", (*dense, *good), "not an .npz file"),
         (tmp_path / "cut.npz", (*dense, *good), "not an .npz file"),
         (tmp_path / "bomb.npz", (*dense, *good), "x cannot be read"),
@@ -437,6 +447,8 @@ def test_audit_refuses_in_one_line(hwgen, folder, labelled, tmp_path):
         code, out, err = hwgen("audit", data, *options)
         assert (code, out) == (2, ""), (data, err)
         assert message in one_line(err)
+        if "labels" in message or "shape" in message:
+            assert data.name in one_line(err)
 
 
 def test_an_array_that_is_too_large_is_not_read(hwgen, folder, labelled, monkeypatch):
@@ -463,4 +475,4 @@ def test_pack_takes_scales_of_powers_of_two_and_fine_tuned_models(hwgen, folder,
     assert code == 0, err
     assert (tmp_path / "tuned.hwpack").read_bytes() == out.read_bytes()
     code, _, err = hwgen("pack", model, "--out", out)
-    assert code == 2 and "calibration: is missing" in one_line(err)
+    assert code == 2 and "net.py:make': needs --calibration, a .npy file" in one_line(err)

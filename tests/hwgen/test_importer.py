@@ -345,7 +345,7 @@ def unused_in_place(x: torch.Tensor) -> torch.Tensor:
 REFUSED: dict[str, tuple[Callable[[], object], tuple[int, ...], str]] = {
     "not a module": (lambda: "model.onnx", (4,), "torch.nn.Module"),
     "shape": (lambda: nn.Linear(4, 4), (4, 4), "input shape"),
-    "residual": (Residual, (4,), "'add' .*straight chain"),
+    "residual": (Residual, (4,), "'add' .*takes .* skip connections are not supported"),
     "lstm": (lambda: nn.Sequential(nn.LSTM(4, 4)), (4,), r"'0' \(LSTM\): is not supported; supported are Conv2d"),
     "conv1d": (lambda: nn.Conv1d(1, 1, 3), (4,), r"'0' \(Conv1d\)"),
     "transposed": (lambda: nn.Sequential(nn.ConvTranspose2d(1, 1, 3)), (1, 4, 4), "ConvTranspose2d"),

@@ -38,7 +38,9 @@ Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folde
 BoardName = Annotated[
     str,
     typer.Option(
-        "--board", help=f"One of {', '.join(board.name for board in BOARDS)}; or none, for no bound on the multipliers."
+        "--board",
+        help=f"One of {', '.join(board.name for board in BOARDS)}; or none, for no bound on the multipliers: "
+        "give --cycles, too, or big layers become designs that take minutes to compile.",
     ),
 ]
 Mode = Annotated[str, typer.Option("--mode", help="dense, sparse-dense, sparse-sparse or auto.")]
@@ -60,6 +62,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MemoryError:
         terminal.say("hwgen: out of memory; use a smaller network or fewer words")
         sys.exit(1)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        import importlib.metadata
+
+        print(f"hwgen {importlib.metadata.version('hwgen')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    # Its docstring would take the place of the application's help.
+    pass
 
 
 @app.command()
@@ -263,6 +283,7 @@ def run(
             stats = accelerator.stats
     user_files.save_array(out, np.concatenate(parts))
     figures = {"out": str(out), "device": device, **asdict(stats), "words_per_second": round(stats.words_per_second, 3)}
+    figures["seconds"] = round(stats.seconds, 6)
     _print_figures(str(bundle), figures, json)
 
 

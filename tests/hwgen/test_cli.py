@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -75,6 +76,10 @@ def test_every_command_has_help(hwgen, command):
     assert "Usage" in out
     if command:
         assert "--json" in out
+
+
+def test_the_version_is_that_of_the_package(hwgen):
+    assert hwgen("--version") == (0, f"hwgen {importlib.metadata.version('hwgen')}\n", "")
 
 
 def test_the_package_and_its_command_line_import_lightly():
@@ -280,6 +285,7 @@ def test_run_writes_what_the_model_gives(hwgen, folder, tmp_path):
         assert code == 0, err
         figures = json.loads(text)
         assert figures["words"] == 40 and figures["device"] == device
+        assert figures["seconds"] == round(figures["seconds"], 6)
         outputs[device] = np.load(out, allow_pickle=False)
     assert outputs["cpu"].shape == (40, 3) and outputs["cpu"].dtype == np.float32
     assert np.array_equal(outputs["cpu"], outputs["reference"])

@@ -52,11 +52,13 @@ def test_the_python_example_runs(project):
     assert "words=16" in call(project, "example.py")
 
 
-@pytest.mark.parametrize("page", ["finetuning", "audit"])
-def test_the_examples_of_pages_run(project, page):
-    (example,) = re.findall(r"```python\n(.*?)```", (README.parent / f"docs/{page}.md").read_text(), re.DOTALL)
-    (project / "example.py").write_text(example)
-    call(project, "example.py")
+@pytest.mark.parametrize(("page", "count"), [("finetuning", 1), ("audit", 1), ("sparsify", 3)])
+def test_the_examples_of_pages_run(project, page, count):
+    examples = re.findall(r"```python\n(.*?)```", (README.parent / f"docs/{page}.md").read_text(), re.DOTALL)
+    assert len(examples) == count
+    for example in examples:
+        (project / "example.py").write_text(example)
+        call(project, "example.py")
 
 
 def test_the_commands_run_in_their_order(project):

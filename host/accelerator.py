@@ -22,6 +22,7 @@ from hwgen.format.bundle import NETWORK, Manifest, read_manifest
 from hwgen.format.network import IntegerNetwork
 from hwgen.format.shapes import Tensor, tensors
 
+_FLOAT32 = np.dtype(np.float32)
 # Batches of a stream under way: one computes while the next is quantised.
 STREAM_DEPTH = 2
 
@@ -80,7 +81,7 @@ class Accelerator:
         if self._real is None:
             return self._dequantise(self.run_int(self._quantise(x)))
         values = self._array(x)
-        if values.dtype != np.float32:
+        if values.dtype != _FLOAT32:
             return self._dequantise(self.run_int(self._quantise(values)))
         return self._compute(self._real.run, values, np.float32)
 
@@ -243,8 +244,11 @@ def _word_bytes(tensor: Tensor) -> int:
 
 
 def _check_shape(x: NDArray[Any], tensor: Tensor) -> None:
-    if x.shape == tensor.shape:
-        raise DataError(f"input: shape {x.shape} is a single word: add the batch dimension, x[None]")
-    if x.ndim != len(tensor.shape) + 1 or x.shape[1:] != tensor.shape:
-        wanted = ", ".join(map(str, tensor.shape))
-        raise DataError(f"input: shape {x.shape} does not fit the network, which takes (N, {wanted})")
+    shape = x.shape
+    # A call takes microseconds: the usual case comes first.
+    if len(shape) == len(tensor.shape) + 1 and shape[1:] == tensor.shape:
+        return
+    if shape == tensor.shape:
+        raise DataError(f"input: shape {shape} is a single word: add the batch dimension, x[None]")
+    wanted = ", ".join(map(str, tensor.shape))
+    raise DataError(f"input: shape {shape} does not fit the network, which takes (N, {wanted})")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from llvmlite import ir
+
 from host.cpu.ir import F32, F64, I8, I32, I64, Code, Value, vector
 from host.cpu.layout import LANES, Map
+
+# So close to a whole number, a quotient is computed as it is defined; rounding errors are far smaller.
+_CLOSE = 2.0**-20
+# Of smaller steps the inverse, and products with it, may not be normal numbers.
+_LEAST_SCALE = 2.0**-500
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,14 @@ class Input:
                     rows.append(self._quantised(code, real, bad))
                 for pixel, values in zip(pixels, transposed(code, rows), strict=True):
                     code.store(values, pixel)
-            return builder.icmp_unsigned("!=", builder.bitcast(bad.get(), _bits(LANES)), _bits(LANES)(0))
+            return _any(builder, bad.get())
+        if _in_rows(self.target):
+            bad = code.variable(vector(I8, LANES), code.constant(vector(I8, LANES), 0))
+            with _row_pieces(code, self.target, work) as (index, place):
+                code.store(
+                    self._quantised(code, code.load(word, vector(F32, LANES), code.offset((index, 4))), bad), place
+                )
+            return _any(builder, bad.get())
         found = code.variable(I8, 0)
         with _places(code, self.target, work) as (number, place):
             code.store(self._quantised(code, code.load(word, F32, code.offset((number, 4))), found), place)
@@ -64,8 +79,28 @@ class Input:
 
         wide = builder.fpext(real, kind(F64))
         bad.set(builder.or_(bad.get(), builder.zext(builder.fcmp_unordered("uno", real, real), kind(I8))))
-        step = builder.fadd(builder.fdiv(wide, number(self.scale)), number(0.5))
-        whole = code.call(f"llvm.floor.v{lanes}f64" if lanes else "llvm.floor.f64", kind(F64), step)
+
+        def floor(value: Value) -> Value:
+            return code.call(f"llvm.floor.v{lanes}f64" if lanes else "llvm.floor.f64", kind(F64), value)
+
+        def divided() -> Value:
+            return builder.fadd(builder.fdiv(wide, number(self.scale)), number(0.5))
+
+        inverse = 1 / self.scale if self.scale > _LEAST_SCALE else math.inf
+        if lanes and math.isfinite(inverse):
+            # Multiplied, the last bits may differ from the quotient's: where these decide, it is divided after all.
+            step = builder.fadd(builder.fmul(wide, number(inverse)), number(0.5))
+            found = code.variable(kind(F64), floor(step))
+            above = builder.fsub(step, found.get())
+            below = builder.fsub(number(1.0), above)
+            close = builder.fcmp_ordered(
+                "<", builder.select(builder.fcmp_ordered("<", above, below), above, below), number(_CLOSE)
+            )
+            with code.when(_any(builder, close)):
+                found.set(floor(divided()))
+            whole = found.get()
+        else:
+            whole = floor(divided())
         low, high = number(float(-self.target.offset)), number(float(255 - self.target.offset))
         # Of a NaN the lower bound remains, so that the conversion is defined.
         above = builder.select(builder.fcmp_ordered(">", whole, low), whole, low)
@@ -144,15 +179,32 @@ def transposed(code: Code, rows: list[Value]) -> list[Value]:
     return rows
 
 
-def _bits(count: int) -> Value:
-    from llvmlite import ir
-
-    return ir.IntType(8 * count)
+def _any(builder: Value, values: Value) -> Value:
+    """Whether a bit of a vector is set."""
+    bits = ir.IntType(values.type.count * values.type.element.width)
+    return builder.icmp_unsigned("!=", builder.bitcast(values, bits), bits(0))
 
 
 def _in_blocks(of: Map) -> bool:
     """Whether 16 channels of 16 pixels fit; values one by one would take most of a large layer's time."""
     return of.channels >= LANES and of.height * of.width >= LANES
+
+
+def _in_rows(of: Map) -> bool:
+    """Whether it is one channel of rows of 16 values and more, without a gap."""
+    return of.channels == 1 and of.pixel == of.unit and of.width >= LANES
+
+
+@contextmanager
+def _row_pieces(code: Code, of: Map, work: Value) -> Iterator[tuple[int | Value, Value]]:
+    """Loops over pieces of rows: (number of the first of 16 values, pointer to it)."""
+    with code.loop(of.height) as y, code.loop(of.width, step=LANES) as start:
+        # The last piece of a row is moved again.
+        x = code.less(start, I64(of.width - LANES)) if of.width % LANES else start
+        yield (
+            code.offset((y, of.width), (x, 1)),
+            code.at(code.at(work, code.offset((y, of.row), (x, of.unit))), of.origin),
+        )
 
 
 @contextmanager

@@ -143,6 +143,14 @@ class Code:
     def store(self, value: Value, base: Value, offset: int | Value = 0) -> None:
         self.builder.store(value, self.at(base, offset), align=1)
 
+    def prefetch(self, place: Value) -> None:
+        """Asks for a line of memory that will soon be read, for the second cache."""
+        name, kinds = "llvm.prefetch.p0", (POINTER, I32, I32, I32)
+        function = self.module.globals.get(name)
+        if function is None:
+            function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
+        self.builder.call(function, (place, I32(0), I32(2), I32(1)))
+
     def anew(self, pointer: Value) -> Value:
         """The same pointer, of which LLVM does not know that it is: what a loop reads through it stays in the loop.
 

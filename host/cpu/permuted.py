@@ -5,19 +5,22 @@ from __future__ import annotations
 import functools
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from host.cpu.dots import QUAD, Dots
 from host.cpu.ir import I8, I32, I64, Value, vector
-from host.cpu.layout import LANES
+from host.cpu.layout import LANES, Map
 from host.cpu.product import Ending, Product, Tile, byte_places, covered, positions, relative_bytes, tile_of
 from host.cpu.steps import Context
 
 # Bytes of a table, and of two.
 TABLE = 64
+# A load that crosses a line takes two: with a copy of a map, half a table further, tables that begin at a multiple of so
+# many bytes cross none in the map or none in the copy.
+HALF = 32
 # Beyond every place.
 _NOWHERE = 1 << 62
 # So many slots are written out where there is more than one position; beyond that their code would leave the cache.
@@ -26,6 +29,8 @@ MOST_WRITTEN_OUT = 512
 MOST_HELD = 6
 # Blocks whose sums a loop adds to in turn: one alone would wait for itself.
 TOGETHER = 4
+# Bytes that a loop over slots asks for ahead: processors foresee reads in a row, but not beyond a page.
+AHEAD = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +99,8 @@ class Permuted:
     Attributes:
         product: what is computed.
         pairs: whether a slot's activations are chosen from two tables, which stay where they are, or from one that
-            begins anywhere: to choose from two takes an Intel processor more operations (uops.info, vpermi2b).
+            begins anywhere, or at a multiple of `HALF` where there is a copy of the map: to choose from two takes an
+            Intel processor more operations (uops.info, vpermi2b).
     """
 
     product: Product
@@ -114,8 +120,11 @@ class Permuted:
             first = max(0, min(bisect_right(starts, place) - 1, len(starts) - 2))
             return starts[first : first + 2]
 
+        def one(place: int) -> Sequence[int]:
+            return [place if self.product.copy is None else place // HALF * HALF]
+
         rows = self.product.weight.reshape(self.product.outputs, -1)
-        count, tables_of = (min(2, len(starts)), pair) if self.pairs else (1, lambda place: [place])
+        count, tables_of = (min(2, len(starts)), pair) if self.pairs else (1, one)
         return [
             scheduled(places, rows[start : start + LANES], count, tables_of)
             for start in range(0, self.product.outputs, LANES)
@@ -124,6 +133,9 @@ class Permuted:
     def emit(self, context: Context) -> None:
         product = self.product
         blocks = self.slots
+        if not self.pairs and product.copy is not None:
+            _copy(context, product.source, product.copy)
+            blocks = [replace(slots, tables=_of_copy(slots.tables, product.source, product.copy)) for slots in blocks]
         tile = tile_of(product, context.isa.permuted_positions)
         at_biases = context.tables.add(product.biases(product.source.offset))
         ending = Ending(context, product, tile)
@@ -169,8 +181,11 @@ class Permuted:
         code, product, source = context.code, self.product, self.product.source
         dots, kind, tables = Dots(code, context.isa), vector(I8, TABLE), blocks[0].tables.shape[1]
         together = max(1, TOGETHER // len(tile.places))
+        # Blocks of a group take the slots of the longest.
+        order = np.argsort([-len(block.tables) for block in blocks], kind="stable")
+        sorted_ = [blocks[number] for number in order]
         groups = [
-            _side_by_side(blocks[start : start + together], together) for start in range(0, len(blocks), together)
+            _side_by_side(sorted_[start : start + together], together) for start in range(0, len(blocks), together)
         ]
         lengths = [len(group.tables) for group in groups]
         ends = np.cumsum(lengths)
@@ -178,25 +193,26 @@ class Permuted:
         at_places = context.tables.add(np.concatenate([group.tables for group in groups]))
         at_choices = context.tables.add(np.concatenate([group.choices for group in groups]))
         at_weights = context.tables.add(np.concatenate([group.weights for group in groups]))
-        spare = LANES * (together * len(groups) - product.blocks)
-        at_biases = context.tables.add(np.pad(product.biases(source.offset), (0, spare)))
+        at_biases = context.tables.add(product.biases(source.offset))
+        at_channels = context.tables.add(np.resize(LANES * order, (len(groups), together)).astype(np.int64))
         with code.loop(len(groups)) as number:
-            channel = code.offset((number, LANES * together))
-            begin, end = (
-                code.load(code.at(context.block, code.offset((number, 16))), I64, at_bounds + part) for part in (0, 8)
-            )
+            group = code.at(context.block, code.offset((number, 16)))
+            begin, end = (code.load(group, I64, at_bounds + part) for part in (0, 8))
+            group = code.at(context.block, code.offset((number, 8 * together)))
+            channels = [code.load(group, I64, at_channels + 8 * part) for part in range(together)]
             with positions(context, product, tile, source.row, source.pixel) as (distance, place):
                 base = code.at(context.work, distance)
                 pixels = [code.at(base, source.origin + apart) for apart in relative_bytes(product, tile)]
-                biases = code.at(context.block, code.offset((channel, 4)))
-                sums = [
-                    [code.variable(vector(I32, LANES), code.load(biases, vector(I32, LANES), at_biases + 4 * LANES * part))
-                     for _ in pixels]
-                    for part in range(together)
-                ]  # fmt: skip
+                sums = []
+                for channel in channels:
+                    bias = code.load(code.at(context.block, code.offset((channel, 4))), vector(I32, LANES), at_biases)
+                    sums.append([code.variable(bias.type, bias) for _ in pixels])
                 with code.loop(end, start=begin) as slot:
                     entry = code.at(context.block, code.offset((slot, 8 * tables * together)))
                     row = code.at(context.block, code.offset((slot, TABLE * together)))
+                    for part in range(together):
+                        for table in (at_choices, at_weights):
+                            code.prefetch(code.at(row, table + TABLE * part + AHEAD))
                     for part in range(together):
                         wanted = [code.load(entry, I64, at_places + 8 * (tables * part + n)) for n in range(tables)]
                         choices = code.load(row, kind, at_choices + TABLE * part)
@@ -208,7 +224,27 @@ class Permuted:
                     # The last group may have fewer blocks.
                     there = I64(len(blocks) - part)
                     with code.when(code.builder.icmp_signed("<", code.offset((number, together)), there)):
-                        ending.store(place, code.offset((channel, 1), (part, LANES)), [one.get() for one in sums[part]])
+                        ending.store(place, channels[part], [one.get() for one in sums[part]])
+
+
+def copyable(product: Product) -> bool:
+    """Whether a copy of the map, half a table further, makes loads faster: its pixels are whole tables."""
+    source = product.source
+    several = product.window.size != (1, 1)
+    return several and source.pixel % TABLE == 0 and source.origin % TABLE == 0 and source.start % TABLE == 0
+
+
+def _copy(context: Context, source: Map, copy: int) -> None:
+    """Copies a map to `HALF` bytes behind `copy`."""
+    code = context.code
+    with code.loop(source.size, step=TABLE) as byte:
+        place = code.at(context.work, byte)
+        code.store(code.load(place, vector(I8, TABLE), source.start), place, copy + HALF)
+
+
+def _of_copy(tables: NDArray[np.int64], source: Map, copy: int) -> NDArray[np.int64]:
+    """Places of tables, where those that begin in the middle of a line are the copy's."""
+    return np.where(tables % TABLE == HALF, tables + copy + HALF - source.start, tables)
 
 
 def _side_by_side(blocks: list[Slots], count: int) -> Slots:

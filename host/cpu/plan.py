@@ -19,7 +19,7 @@ from host.cpu.layout import LANES, Map, stride_of
 from host.cpu.listed import Listed, listed_row_bytes
 from host.cpu.measured import Measured
 from host.cpu.patches import Patches, of_patches, patch_map, pieces
-from host.cpu.permuted import TABLE
+from host.cpu.permuted import TABLE, copyable
 from host.cpu.pools import Pool
 from host.cpu.product import Product
 from host.cpu.requantise import Elementwise, Widen
@@ -256,15 +256,21 @@ class Planner:
         if lists is not None:
             product = _flat(product) if _is_flat(lists, source) else product
         steps, ready = self._gathered(product) if lists is None else ([], product)
+        ready = self._with_copy(ready)
         step = self._formed(ready, lists)
         if shareable(ready, step, self._isa):
-            words = of_words(ready, self._place)
+            words = self._with_copy(of_words(ready, self._place))
             self._shared[step] = Shared(ready, words, self._formed(words, None))
         if isinstance(step, Dense) and self._isa.wide:
             widened = self._place(replace(source, unit=2, offset=0, fill=0))
             steps, ready = self._gathered(replace(product, source=widened))
             steps, step = [Widen(layer.name, source, widened), *steps], Dense(ready)
         return [*steps, step], target, None
+
+    def _with_copy(self, product: Product) -> Product:
+        if not self._isa.permutes or not copyable(product):
+            return product
+        return replace(product, copy=self._reserve(product.source.size + 2 * _LINE))
 
     def _formed(self, product: Product, lists: Lists | None) -> Step:
         step = self._form(product, lists, self._isa)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from host.cpu.ir import I32, I64, Value, vector
+from host.cpu.ir import I64, Value
 from host.cpu.layout import LANES, Map, padded
-from host.cpu.requantise import multipliers, requantised
+from host.cpu.requantise import Factors, factors, requantised
 from host.cpu.steps import Context, Scale, Window
 
 # Loops of at most so many rounds are written out.
@@ -35,6 +35,7 @@ class Product:
         bias: int64 (outputs,); bytes' offsets are accounted for already where a way needs it.
         pool: (rows, columns) of positions of which the largest sum remains, or None.
         scale: requantisation of what remains, or None for int32 sums.
+        copy: a byte of the workspace, from which on there is room for a copy of the source and two lines; or None.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Product:
     bias: NDArray[np.int64]
     pool: tuple[int, int] | None
     scale: Scale | None
+    copy: int | None = None
 
     @property
     def outputs(self) -> int:
@@ -130,15 +132,15 @@ class Ending:
     context: Context
     product: Product
     tile: Tile
-    table: int = field(init=False)
+    factors: Factors | None = field(init=False)
 
     def __post_init__(self) -> None:
         scale = self.product.scale
-        object.__setattr__(self, "table", multipliers(self.context, scale) if scale else 0)
+        object.__setattr__(self, "factors", factors(self.context, scale) if scale else None)
 
     def store(self, place: Value, channel: int | Value, sums: list[Value], bias: Value = None) -> None:
         """Stores 16 channels, from `channel` on, of each position of the tile; `bias` if it is not in the sums yet."""
-        code, target, scale = self.context.code, self.product.target, self.product.scale
+        code, target, scale = self.context.code, self.product.target, self.factors
         if self.tile.pooled:
             largest = sums[0]
             for value in sums[1:]:
@@ -146,13 +148,10 @@ class Ending:
             sums = [largest]
         if bias is not None:
             sums = [code.builder.add(value, bias) for value in sums]
-        multiplier = None
-        if scale:
-            row = code.at(self.context.block, code.offset((channel, 4)))
-            multiplier = code.load(row, vector(I32, LANES), self.table)
+        row = scale.load(self.context, code.at(self.context.block, code.offset((channel, 4)))) if scale else ()
         origin = code.at(self.context.work, code.offset((place, 1), (channel, target.unit)))
         for number, value in enumerate(sums):
-            stored = requantised(self.context, value, scale, multiplier) if scale else value
+            stored = requantised(self.context, value, scale, row) if scale else value
             code.store(stored, origin, target.origin + number * target.pixel)
 
 

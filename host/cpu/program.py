@@ -17,6 +17,8 @@ from hwgen.errors import ToolError
 
 INTEGERS, FLOATS = "infer_integers", "infer_floats"
 OPTIMISATION = 3
+# Bytes of a line of the caches, and of a large page where pages have 4 KiB.
+LINE, LARGE_PAGE = 64, 1 << 21
 # Of Linux on x86-64: the system call, what is asked of it, and for what.
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
@@ -105,9 +107,13 @@ class Program:
         return _aligned(self._workspace)
 
 
-def _aligned(values: NDArray[np.uint8], alignment: int = 64) -> NDArray[np.uint8]:
-    """A copy at an address of that alignment."""
-    memory = np.empty(len(values) + alignment, np.uint8)
+def _aligned(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A copy at the begin of a line, or of large pages: hundreds of small ones would have to be looked up for a word."""
+    large = len(values) >= LARGE_PAGE // 4
+    alignment = LARGE_PAGE if large else LINE
+    # Of 4 MiB and more numpy asks Linux for large pages (NUMPY_MADVISE_HUGEPAGE); what is not written to takes no memory.
+    whole = -(-len(values) // alignment) * alignment
+    memory = np.empty(max(whole + alignment, 2 * LARGE_PAGE * large), np.uint8)
     start = -memory.ctypes.data % alignment
     copy = memory[start : start + len(values)]
     copy[:] = values

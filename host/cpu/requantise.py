@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from host.cpu.ir import I8, I16, I32, I64, Value, vector
 from host.cpu.layout import LANES, Map, padded, stride_of
@@ -12,19 +13,67 @@ from host.cpu.steps import Context, Scale
 
 # Bits of a sum.
 _WORD = 32
+# A byte shifted by so much fits a word.
+_MOST_SHIFTED = 24
 
 
-def multipliers(context: Context, scale: Scale) -> int:
-    """Adds the multipliers of all channels, spare ones too, to the tables."""
-    spare = stride_of(len(scale.multiplier)) - len(scale.multiplier)
-    return context.tables.add(np.pad(scale.multiplier.astype(np.int32), (0, spare)))
+@dataclass(frozen=True)
+class Factors:
+    """What requantisation needs of each channel, or of each value, in the tables.
+
+    Attributes:
+        scale: of the channels.
+        tables: places of the multipliers and, where `within_words`, of the lowest and of the highest sums that matter.
+    """
+
+    scale: Scale
+    tables: tuple[int, ...]
+
+    def load(self, context: Context, row: Value) -> tuple[Value, ...]:
+        """Of 16 values, int32; `row`: pointer into the block, as many bytes on as the first of them is from the tables' first."""
+        return tuple(context.code.load(row, vector(I32, LANES), table) for table in self.tables)
 
 
-def requantised(context: Context, sums: Value, scale: Scale, multiplier: Value) -> Value:
-    """16 bytes of 16 int32 sums; `multiplier` is a vector of int32."""
-    code, builder = context.code, context.code.builder
-    # The offset of the bytes is added before the shift, so that both ends of the range are those of a byte.
-    half = ((1 << scale.shift) >> 1) + (scale.offset << scale.shift)
+def factors(context: Context, scale: Scale, multiplier: NDArray[np.int32] | None = None) -> Factors:
+    """Adds them to the tables: of all channels, spare ones too, or in the order of `multiplier`."""
+    if multiplier is None:
+        spare = stride_of(len(scale.multiplier)) - len(scale.multiplier)
+        multiplier = np.pad(scale.multiplier.astype(np.int32), (0, spare))
+    arrays = [multiplier, *(_ends(scale, multiplier) if within_words(scale) else ())]
+    return Factors(scale, tuple(context.tables.add(array) for array in arrays))
+
+
+def within_words(scale: Scale) -> bool:
+    """Whether sums may be limited to those that do not saturate, so that their products fit 32 bits.
+
+    No step from sum to sum is then larger than one of the result, so that both ends of a byte are among the results.
+    """
+    return scale.shift <= _MOST_SHIFTED and int(scale.multiplier.max()) <= 1 << scale.shift
+
+
+def _added(scale: Scale) -> int:
+    """Before the shift: half a step, and the bytes' offset, so that both ends of the range are those of a byte."""
+    return ((1 << scale.shift) >> 1) + (scale.offset << scale.shift)
+
+
+def _ends(scale: Scale, multiplier: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+    """The lowest sums that give 0, or more, and the highest that give 255, or less."""
+    # Spare channels, whose multiplier is 0, have any.
+    steps, word = np.maximum(multiplier.astype(np.int64), 1), np.iinfo(np.int32)
+    low, high = -(_added(scale) // steps), ((256 << scale.shift) - 1 - _added(scale)) // steps
+    return [np.clip(end, word.min, word.max).astype(np.int32) for end in (low, high)]
+
+
+def requantised(context: Context, sums: Value, factors: Factors, loaded: tuple[Value, ...]) -> Value:
+    """16 bytes of 16 int32 sums; `loaded`: what `factors.load` gave for them."""
+    code, builder, scale = context.code, context.code.builder, factors.scale
+    multiplier, half = loaded[0], _added(scale)
+    if len(loaded) > 1:
+        sums = code.less(code.greater(sums, loaded[1]), loaded[2])
+        # An unsigned word: what the sum of both lacks in bits is zero.
+        wrapped = half - (1 << _WORD) if half >= 1 << (_WORD - 1) else half
+        product = builder.add(builder.mul(sums, multiplier), code.constant(sums.type, wrapped))
+        return builder.trunc(builder.lshr(product, code.constant(sums.type, scale.shift)), vector(I8, LANES))
     if scale.narrow and scale.shift <= _WORD:
         value = _shifted_in_halves(context, sums, multiplier, half, scale.shift)
     else:
@@ -74,31 +123,32 @@ class Elementwise:
 
     def emit(self, context: Context) -> None:
         code, source, target = context.code, self.source, self.target
-        table, per_value = self._multipliers(context)
+        scale = self._factors(context) if self.scale else None
+        per_value = scale is not None and len(scale.scale.multiplier) != source.channels
         with code.loop(source.height) as y, code.loop(source.width) as x:
             pixel = code.at(context.work, code.offset((y, source.row), (x, source.pixel)))
             place = code.at(context.work, code.offset((y, target.row), (x, target.pixel)))
             with code.loop(padded(source.channels), step=LANES) as channel:
                 value = loaded(context, source, code.at(pixel, code.offset((channel, source.unit))), bytes_too=False)
-                if self.scale:
+                if scale:
                     unit = 4 * stride_of(source.channels) if per_value else 0
                     distance = code.offset((channel, 4), (y, unit * source.width), (x, unit))
-                    multiplier = code.load(code.at(context.block, distance), vector(I32, LANES), table)
-                    value = as_words(context, source, value)
-                    value = requantised(context, value, self.scale, multiplier)
+                    row = scale.load(context, code.at(context.block, distance))
+                    value = requantised(context, as_words(context, source, value), scale, row)
                 else:
                     zero = code.constant(value.type, 0 if source.words else source.offset)
                     value = code.greater(value, zero, signed=source.words)
                 code.store(value, code.at(place, code.offset((channel, target.unit))), target.origin)
 
-    def _multipliers(self, context: Context) -> tuple[int, bool]:
-        """The place of the multipliers, and whether each value of the map has its own: after a Flatten."""
+    def _factors(self, context: Context) -> Factors:
+        """Of the channels, or of each value of the map: after a Flatten."""
         source, scale = self.source, self.scale
-        if scale is None or len(scale.multiplier) == source.channels:
-            return (multipliers(context, scale) if scale else 0), False
+        assert scale is not None
+        if len(scale.multiplier) == source.channels:
+            return factors(context, scale)
         own = np.zeros((source.height * source.width, stride_of(source.channels)), np.int32)
         own[:, : source.channels] = scale.multiplier.reshape(source.channels, -1).T
-        return context.tables.add(own), True
+        return factors(context, scale, own)
 
 
 @dataclass(frozen=True)

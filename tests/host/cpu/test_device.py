@@ -85,6 +85,23 @@ def test_real_values_of_wide_ends(tmp_path, signed):
             accelerator.run(x)
 
 
+@pytest.mark.parametrize("scale", [0.013, 1 / 3, 0.0078125, 3e-8, 1e-160])
+@pytest.mark.parametrize("shape", [(1, 3, 37), (16, 4, 5), (1, 5, 4)])
+def test_real_values_close_to_halves(tmp_path, shape, scale):
+    """Each half of a step, and the float32 beside it on either side."""
+    network = IntegerNetwork(Input(shape, scale, True), (ReLU("r"),), np.ones(shape[0]))
+    pack_network(network).save(tmp_path / "net.hwpack")
+    halves = ((np.arange(-135, 135) + 0.5) * scale).astype(np.float32)
+    values = np.concatenate(
+        [np.nextafter(halves, np.float32(-np.inf)), halves, np.nextafter(halves, np.float32(np.inf))]
+    )
+    x = np.resize(values, (20, *shape))
+    with host.open(tmp_path / "net.hwpack", device="reference") as reference:
+        expected = reference.run(x)
+    with host.open(tmp_path / "net.hwpack", device="cpu") as accelerator:
+        np.testing.assert_array_equal(accelerator.run(x), expected)
+
+
 @pytest.mark.parametrize("size", [(3, 2), (6, 5)])
 def test_a_flattened_output_has_a_scale_a_value(tmp_path, size):
     """As `hwgen.pack` makes of a convolution and a Flatten; small maps, and wide ones that are moved in blocks."""

@@ -181,10 +181,25 @@ NETWORKS = {
     "two blocks and a pool": network_of(
         (32, 6, 9), 64, conv("a", 64, 32, 3, 3, density=0.2), MaxPool2d("p", (2, 2), (2, 2)), scaled("b", 64)
     ),
+    "pixels of a line, padded": network_of(
+        (64, 5, 7), 40, conv("a", 40, 64, 3, 3, density=0.1, padding=(1, 1)), MaxPool2d("p", (1, 2), (1, 2)), scaled("b", 40)
+    ),
+    "many slots of pixels of two lines": network_of(
+        (128, 4, 5), 64, conv("a", 64, 128, 3, 3, density=0.25, stride=(1, 2)), scaled("b", 64)
+    ),
     "sparse and wide": network_of(
         (512, 2, 2), 128, KWinners("k", 51, True), conv("a", 128, 512, 1, 1, density=0.05)
     ),
 }  # fmt: skip
+
+
+@every_path
+@pytest.mark.parametrize("signed", [False, True])
+def test_shifts(path, signed):
+    """Sums are limited before they are scaled where products of them fit 32 bits, up to a shift of 24."""
+    for shift in (1, 14, 15, 16, 17, 20, 22, 23, 24, 25):
+        layers = linear("a", 40, 6), scaled("b", 40, shift, signed)
+        check(network_of((6,), 40, *layers), path, count=50)
 
 
 @every_path
@@ -196,7 +211,16 @@ def test_networks_with_edges(name, path, dense):
 
 @pytest.mark.parametrize("path", [path for path in PATHS_HERE if PATHS_OF_WAYS.get(path)])
 @pytest.mark.parametrize(
-    "name", ["strided", "strided and pooled", "two blocks and a pool", "sparse and wide", "many features"]
+    "name",
+    [
+        "strided",
+        "strided and pooled",
+        "two blocks and a pool",
+        "pixels of a line, padded",
+        "many slots of pixels of two lines",
+        "sparse and wide",
+        "many features",
+    ],
 )
 def test_each_way_wherever_possible(name, path):
     for unit in PATHS_OF_WAYS[path]:

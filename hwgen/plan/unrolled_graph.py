@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.errors import ToolError
+from hwgen.errors import ToolError, install
 from rtl_templates.adder_graph import AdderGraph, Node, Output, Term, inside, passing_bits, range_bits, used
 
 # da4ml calculates in float32, which is exact below.
@@ -71,7 +71,7 @@ def _decomposed(weights: NDArray[np.integer], low: int, high: int):
     try:
         from da4ml.cmvm import solve
     except ImportError as error:
-        raise ToolError("unrolling a layer into adders needs da4ml: pip install da4ml") from error
+        raise ToolError(f"unrolling a layer into adders needs da4ml: {install('sim')}") from error
     inputs = len(weights)
     return solve(
         np.ascontiguousarray(weights, dtype=np.float32),

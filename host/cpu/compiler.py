@@ -30,9 +30,8 @@ def assembled(plan: Plan, scales: NDArray[np.float64], isa: Isa) -> tuple[str, N
         for number, one in enumerate(plan.shared.get(step) for step in plan.steps)
     ]
     at_scales = tables.add(scales)
-    for name, unit in ((INTEGERS, 1), (FLOATS, 4)):
-        begin, end = _ends(module, name, plan, at_scales)
-        _batch(module, name, unit, plan, begin, end, steps, shared)
+    for name in (INTEGERS, FLOATS):
+        _batch(module, name, plan, _ends(module, name, plan, at_scales), steps, shared)
     return str(module), tables.block()
 
 
@@ -66,14 +65,19 @@ def _ends(module: Value, name: str, plan: Plan, at_scales: int) -> tuple[Value, 
 def _batch(
     module: Value,
     name: str,
-    unit: int,
     plan: Plan,
-    begin: Value,
-    end: Value,
+    ends: tuple[Value, Value],
     steps: list[Value],
     shared: list[tuple[Shared, Value] | None],
 ) -> None:
-    """The function of a batch: as many words as there are in whole groups, then the rest one by one."""
+    """The function of a batch: as many words as there are in whole groups, then the rest one by one.
+
+    Args:
+        ends: functions that begin and end a word.
+        steps: functions of the steps.
+        shared: of each step, what words share of it, and the function that computes it for a group.
+    """
+    unit = 1 if name == INTEGERS else 4
     inputs, values = (of.channels * of.height * of.width for of in (plan.input.target, plan.output.source))
     code = Code(module, name, (POINTER, POINTER, I64, POINTER, POINTER), I32, private=False)
     words, results, count, work, block = code.function.args
@@ -81,25 +85,26 @@ def _batch(
 
     def read(number: Value) -> None:
         word = code.at(words, code.offset((number, unit * inputs)))
-        bad.set(builder.or_(bad.get(), builder.call(begin, (word, work))))
+        bad.set(builder.or_(bad.get(), builder.call(ends[0], (word, work))))
 
     def write(number: Value) -> None:
-        builder.call(end, (code.at(results, code.offset((number, 4 * values))), work, block))
+        builder.call(ends[1], (code.at(results, code.offset((number, 4 * values))), work, block))
 
     grouped: Value = I64(0)
     if any(shared):
         grouped = builder.mul(builder.udiv(count, I64(WORDS)), I64(WORDS))
         with code.when(builder.icmp_signed(">", grouped, I64(0))), code.loop(grouped, step=WORDS) as first:
             # Between two shared steps, and before and behind them, each word goes its way alone.
-            places = [number for number, one in enumerate(shared) if one]
-            for start, stop in zip([-1, *places], [*places, len(steps)], strict=True):
+            joints = [None, *(one for one in shared if one), None]
+            numbers = [number for number, one in enumerate(shared) if one]
+            bounds = zip([0, *(number + 1 for number in numbers)], [*numbers, len(steps)], strict=True)
+            for before, behind, (start, stop) in zip(joints[:-1], joints[1:], bounds, strict=True):
                 with code.loop(WORDS) as number:
-                    before, behind = shared[start] if start >= 0 else None, shared[stop] if stop < len(steps) else None
                     if before is None:
                         read(builder.add(first, number))
                     else:
                         before[0].scatter(code, work, number)
-                    for step in steps[start + 1 : stop]:
+                    for step in steps[start:stop]:
                         builder.call(step, (work, block))
                     if behind is None:
                         write(builder.add(first, number))

@@ -117,6 +117,9 @@ class Permuted:
         starts = covered(places, TABLE)[0].tolist()
 
         def pair(place: int) -> Sequence[int]:
+            # Of one position tables are not kept for the next slot either way.
+            if self.product.window.size == (1, 1):
+                return [place, place + TABLE][: len(starts)]
             first = max(0, min(bisect_right(starts, place) - 1, len(starts) - 2))
             return starts[first : first + 2]
 

@@ -35,11 +35,12 @@ class Dots:
         a, w = builder.bitcast(activations, kind), builder.bitcast(weights, kind)
         if self.isa.dot == "vpdpbusd":
             return code.call("llvm.x86.avx512.vpdpbusd.512", kind, sums, a, w)
-        for byte in range(QUAD):
-            left = builder.and_(builder.lshr(a, code.constant(kind, 8 * byte)), code.constant(kind, 0xFF))
-            right = builder.ashr(builder.shl(w, code.constant(kind, 24 - 8 * byte)), code.constant(kind, 24))
-            sums = builder.add(sums, builder.mul(left, right))
-        return sums
+        if self.isa.emulated:
+            # As a function: written out, slots would take LLVM minutes.
+            name = "quads"
+            function = code.module.globals.get(name) or _quads_function(code.module, name)
+            return builder.call(function, (sums, a, w))
+        return _quads(code, sums, a, w)
 
     def pairs(self, sums: Value, activations: Value, weights: Value) -> Value:
         """sums[i] + the two products of lane i; activations and weights are vectors of 2 n int16, sums of n int32."""
@@ -81,6 +82,24 @@ class Dots:
         name = f"choose_of_{len(tables)}"
         function = self.code.module.globals.get(name) or _chooser(self.code.module, name, len(tables))
         return self.code.builder.call(function, (choices, *tables))
+
+
+def _quads(code: Code, sums: Value, activations: Value, weights: Value) -> Value:
+    """sums + products, by generic operations; all of 16 int32."""
+    builder, kind = code.builder, sums.type
+    for byte in range(QUAD):
+        left = builder.and_(builder.lshr(activations, code.constant(kind, 8 * byte)), code.constant(kind, 0xFF))
+        right = builder.ashr(builder.shl(weights, code.constant(kind, 24 - 8 * byte)), code.constant(kind, 24))
+        sums = builder.add(sums, builder.mul(left, right))
+    return sums
+
+
+def _quads_function(module: Value, name: str) -> Value:
+    kind = vector(I32, LANES)
+    code = Code(module, name, (kind,) * 3, kind)
+    code.function.attributes.add("noinline")
+    code.finish(_quads(code, *code.function.args))
+    return code.function
 
 
 def _chooser(module: Value, name: str, tables: int) -> Value:

@@ -246,7 +246,7 @@ def _word_bytes(tensor: Tensor) -> int:
 def _check_shape(x: NDArray[Any], tensor: Tensor) -> None:
     shape = x.shape
     # A call takes microseconds: the usual case comes first.
-    if len(shape) == len(tensor.shape) + 1 and shape[1:] == tensor.shape:
+    if shape[1:] == tensor.shape:
         return
     if shape == tensor.shape:
         raise DataError(f"input: shape {shape} is a single word: add the batch dimension, x[None]")

@@ -30,11 +30,11 @@ def check_calibration(calibration: object) -> NDArray[np.floating]:
         wanted = "calibration: must be a numpy array (N, C, H, W) or (N, F), not"
         if not isinstance(calibration, np.ndarray):
             raise DataError(f"{wanted} {type(calibration).__name__}; a tensor has .numpy()")
-        help = {
+        hints = {
             1: "; to a single sample add the batch dimension, x[None]",
             3: "; to a single sample add the batch dimension, x[None], to maps without channels theirs, x[:, None]",
         }
-        raise DataError(f"{wanted} {calibration.shape}{help.get(calibration.ndim, '')}")
+        raise DataError(f"{wanted} {calibration.shape}{hints.get(calibration.ndim, '')}")
     return calibration
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from boards.catalogue import BOARDS
-from hwgen import terminal
+from hwgen import printed, terminal
 from hwgen.errors import DataError, HwgenError, InputError, PlanError, ToolError, install
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def demo(
     if json:
         terminal.print_json(result.to_json())
     else:
-        _print_demo(result)
+        printed.demo(result)
     if not result.bit_exact:
         raise ToolError("the simulated hardware and the reference differ")
 
@@ -151,7 +151,7 @@ def pack(
         packed.save(out)
     for warning in warned:
         terminal.say(f"hwgen: warning: {warning.message}")
-    _print_network(packed, json, str(out))
+    printed.network(packed, json, str(out))
 
 
 @app.command()
@@ -166,7 +166,7 @@ def plan(
     with terminal.progress() as report:
         report("planning", None)
         made = _plan(_load(network), board, mode, cycles)
-    _print_plan(made, json)
+    printed.plan(made, json)
 
 
 @app.command()
@@ -203,7 +203,7 @@ def generate(
             }
         )
     else:
-        _print_plan(made, False)
+        printed.plan(made, False)
         print(f"{out}: {len(bundle.manifest.files)} files, {bundle.manifest.content_hash[:16]}")
 
 
@@ -251,7 +251,7 @@ def simulate(
         "seconds": round(seconds, 3),
         "trace": None if trace is None else str(trace),
     }
-    _print_figures(str(bundle), figures, json)
+    printed.figures(str(bundle), figures, json)
     if differing:
         raise ToolError(f"{bundle}: simulation and reference differ, first in word {differing[0]} of {len(x)}")
 
@@ -284,7 +284,7 @@ def run(
     user_files.save_array(out, np.concatenate(parts))
     figures = {"out": str(out), "device": device, **asdict(stats), "words_per_second": round(stats.words_per_second, 3)}
     figures["seconds"] = round(stats.seconds, 6)
-    _print_figures(str(bundle), figures, json)
+    printed.figures(str(bundle), figures, json)
 
 
 @app.command()
@@ -297,14 +297,14 @@ def report(
     from hwgen.format.bundle import NETWORK, read_manifest
 
     if not source.is_dir():
-        _print_network(_load(source), json, str(source))
+        printed.network(_load(source), json, str(source))
         return
     manifest = read_manifest(source)
     packed = _load(source / NETWORK)
     if json:
         terminal.print_json(
             {
-                **_network_figures(packed, str(source)),
+                **printed.network_figures(packed, str(source)),
                 "content_hash": manifest.content_hash,
                 "expected": manifest.expected,
                 "tools": manifest.tools,
@@ -312,7 +312,7 @@ def report(
             }
         )
         return
-    _print_network(packed, False, str(source))
+    printed.network(packed, False, str(source))
     made = manifest.plan if isinstance(manifest.plan, dict) else {}
     plan_table.show_stored("stages", made)
     whole = {
@@ -322,7 +322,7 @@ def report(
         "multipliers": manifest.expected.get("multipliers"),
         "content hash": manifest.content_hash,
     }
-    _print_figures("as planned", whole, False)
+    printed.figures("as planned", whole, False)
 
 
 @app.command()
@@ -436,7 +436,7 @@ def build(
             clock_mhz=clock, baud=baud, seed=seed, router=router, placer=placer, nextpnr=nextpnr, floorplan=floorplan
         )
         made = make(bundle, board_named(board), options, report=report, force=force)
-    _print_build(made, json)
+    printed.build(made, json)
 
 
 @contextlib.contextmanager
@@ -494,115 +494,3 @@ def _reference(network: Any, x: np.ndarray, report: terminal.Report) -> np.ndarr
         report("reference", first / len(x))
         parts.append(reference.run_int(network, x[first : first + BATCH]))
     return np.concatenate(parts)
-
-
-def _network_figures(packed: PackedNetwork, path: str) -> dict[str, Any]:
-    layers = [asdict(layer) for layer in packed.report()]
-    slots = sum(layer["slots"] for layer in layers)
-    return {
-        "path": path,
-        "nonzeros": sum(layer["nonzeros"] for layer in layers),
-        "packing_efficiency": sum(layer["nonzeros"] for layer in layers) / slots if slots else 1.0,
-        "layers": layers,
-    }
-
-
-def _print_network(packed: PackedNetwork, json: bool, path: str) -> None:
-    if json:
-        terminal.print_json(_network_figures(packed, path))
-        return
-    columns = (
-        "layer",
-        "weight",
-        "non-zeros",
-        "density",
-        "sets",
-        "kernels a set",
-        "rows",
-        "efficiency",
-        "sum bits",
-    )
-    rows = [
-        (
-            layer.name,
-            "x".join(map(str, layer.shape)),
-            layer.nonzeros,
-            f"{layer.density:.1%}",
-            layer.sets,
-            layer.kernels,
-            layer.rows,
-            f"{layer.efficiency:.1%}",
-            layer.accumulator_bits,
-        )
-        for layer in packed.report()
-    ]
-    terminal.print_table(path, columns, rows, left=2)
-
-
-def _print_plan(made: Plan, json: bool) -> None:
-    from hwgen import plan_table
-
-    if json:
-        terminal.print_json(plan_table.figures(made))
-    else:
-        plan_table.show(made)
-
-
-def _print_figures(title: str, figures: dict[str, Any], json: bool) -> None:
-    if json:
-        terminal.print_json(figures)
-        return
-    terminal.print_table(title, ("", ""), [(name.replace("_", " "), value) for name, value in figures.items()])
-
-
-def _print_build(made: Any, json: bool) -> None:
-    figures = made.to_json()
-    if not made.timing_met:
-        terminal.say(
-            f"hwgen: timing: the slowest path allows {made.core_mhz:.1f} MHz of the {made.clock_mhz:.1f} MHz asked for; "
-            "build with a lower --clock or another --seed before using the bitstream"
-        )
-    if json:
-        terminal.print_json(figures)
-        return
-    rows = [
-        (resource, used["used"], used["available"], f"{used['used'] / used['available']:.1%}")
-        for resource, used in made.utilisation.items()
-    ]
-    terminal.print_table(f"Used of {made.board}", ("", "used", "available", ""), rows)
-    rest = ("clock_mhz", "timing_met", "cycles_per_word", "words_per_second", "baud", "link_words_per_second")
-    clocks = {f"Fmax of {name}, MHz": fmax for name, fmax in figures["fmax_mhz"].items()}
-    _print_figures(str(made.bitstream), {**clocks, **{name: figures[name] for name in rest}}, False)
-
-
-def _print_demo(result: Any) -> None:
-    accuracies = [
-        ("dense, float", f"{result.accuracy_dense:.2%}"),
-        ("sparse, float", f"{result.accuracy_sparse:.2%}"),
-        ("sparse, int8", f"{result.accuracy_int8:.2%}"),
-        ("sparse, hardware", f"{result.accuracy_hardware:.2%}"),
-    ]
-    terminal.print_table(f"Accuracy on {result.images} test images", ("network", "accuracy"), accuracies)
-    rows = [
-        (
-            name,
-            mode.multipliers,
-            f"{mode.cycles_per_word:,.0f}",
-            mode.cycles_planned,
-            f"{mode.cycles_times_multipliers:,.0f}",
-            f"{mode.packing_efficiency:.1%}",
-            mode.bit_exact,
-        )
-        for name, mode in result.modes.items()
-    ]
-    columns = (
-        "mode",
-        "multipliers",
-        "cycles measured",
-        "cycles planned",
-        "cycles x multipliers",
-        "packing",
-        "bit-exact",
-    )
-    terminal.print_table(f"One image, each mode as fast as the multipliers of {result.board} allow", columns, rows)
-    print(f"{result.nonzeros:,} of {result.weights:,} weights are non-zero.")

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hwgen.errors import ToolError, install
+from rtl_templates.shared import Definitions
 
 # What simulators and synthesis tools read quickest; chosen by measurement, see docs/architecture.md. Attributes stay:
 # synthesis takes from them which memory is to be block RAM, and that no row is read while it is written. The names of
@@ -47,10 +48,14 @@ def write_verilog(component, directory: Path, name: str, target: object = None) 
     Raises:
         ToolError: pyosys is missing or Yosys failed.
     """
-    text = _rtlil(component, name, target)
+    definitions = Definitions(target)
+    texts = [_rtlil(component, name, definitions)]
+    # Those may use others again: the list grows while it is read.
+    for shared, definition in definitions:
+        texts.append(_rtlil(definition, shared, definitions).replace("attribute \\top 1\n", ""))
     with tempfile.TemporaryDirectory(prefix="hwgen-yosys-") as scratch:
         source, verilog = Path(scratch) / "design.il", Path(scratch) / f"{name}.v"
-        source.write_text(text)
+        source.write_text("".join(texts))
         run_yosys([f"read_rtlil {source}", *(step.format(verilog=verilog) for step in PASSES)])
         # Yosys stamps its version into the first comment, which the manifest already names, and its own folder into
         # the paths of the memory images: both would make equal designs differ.
@@ -63,7 +68,7 @@ def write_verilog(component, directory: Path, name: str, target: object = None) 
     return written
 
 
-def _rtlil(component, name: str, target: object) -> str:
+def _rtlil(component, name: str, platform: object) -> str:
     """Amaranth's conversion, in half its time where there are tens of megabits of weights.
 
     By itself it makes an object of every bit of a memory's contents, and Python looks through all of its objects for
@@ -76,7 +81,7 @@ def _rtlil(component, name: str, target: object) -> str:
     gc.disable()
     try:
         emitter.emit_memory = _emit_contents
-        return rtlil.convert(component, name=name, platform=target, emit_src=False)
+        return rtlil.convert(component, name=name, platform=platform, emit_src=False)
     finally:
         emitter.emit_memory = bit_by_bit
         if collects:

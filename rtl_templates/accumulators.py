@@ -10,6 +10,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from rtl_templates import streams
+from rtl_templates.result_banks import drain_banks
 
 
 class Accumulators(wiring.Component):
@@ -75,16 +76,7 @@ class Accumulators(wiring.Component):
         else:
             finished = self._single(m, done, bank, drained, kernel)
 
-        waiting, advance, take = Signal(range(self.banks + 1)), Signal(), Signal()
-        last_kernel = kernel == self.kernels - 1
-        m.d.comb += [take.eq(advance & (waiting != 0)), self.returned.eq(take & last_kernel)]
-        m.d.sync += waiting.eq(waiting + done - self.returned)
-        with m.If(done):
-            m.d.sync += bank.eq(Mux(bank == self.banks - 1, 0, bank + 1))
-        with m.If(take):
-            m.d.sync += kernel.eq(Mux(last_kernel, 0, kernel + 1))
-            with m.If(last_kernel):
-                m.d.sync += drained.eq(Mux(drained == self.banks - 1, 0, drained + 1))
+        advance, take = drain_banks(m, self, done, bank, drained, kernel)
 
         # Sum over lanes, a register a level; the whole short pipeline moves or stands.
         valid = take

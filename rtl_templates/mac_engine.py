@@ -7,8 +7,10 @@ the row of the augmented weight tensor).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
@@ -16,14 +18,14 @@ from numpy.typing import NDArray
 from rtl_templates import streams
 from rtl_templates.accumulators import Accumulators
 from rtl_templates.banked_memory import BankedMemory
+from rtl_templates.multiplier import borrowed, products, weights_each
+from rtl_templates.multiply_accumulate import MultiplyAccumulate
+from rtl_templates.result_banks import ResultBanks
 from rtl_templates.serial_accumulators import SerialAccumulators
-from rtl_templates.target import target
+from rtl_templates.shared import Shared
 from rtl_templates.walk import Walk, Walker
 from rtl_templates.weight_memory import WEIGHT_BITS, weight_rows
 from rtl_templates.word_buffer import WordBuffer
-
-# Of an activation and a weight, with a sign.
-_PRODUCT_BITS = 17
 
 
 class MacEngine(wiring.Component):
@@ -112,7 +114,9 @@ class MacEngine(wiring.Component):
         weight_latency = 3 if lists else 0
         operand_latency = weight_latency + BankedMemory.LATENCY + 1
         ready: Value = C(1)
-        accumulators: Accumulators | SerialAccumulators
+        # Where no product needs routing, each set is a unit of its own; of lists there are few products.
+        units = not (lists or self.serial or (self.routed and self.kernels > 1))
+        accumulators: Accumulators | SerialAccumulators | ResultBanks
         if self.serial:
             accumulators = SerialAccumulators(
                 self.accumulator,
@@ -123,6 +127,8 @@ class MacEngine(wiring.Component):
                 lead=1 + walker.LATENCY + operand_latency + 1,
             )
             ready = accumulators.ready
+        elif units:
+            accumulators = ResultBanks(self.accumulator, sets=sets, kernels=self.kernels, banks=self.banks)
         else:
             accumulators = Accumulators(
                 self.accumulator,
@@ -140,22 +146,25 @@ class MacEngine(wiring.Component):
             buffer.release.eq(walker.release),
             walker.returned.eq(accumulators.returned),
         ]
-        for name in ("valid", "first", "last"):
-            # Operand registers and product registers: the last two stages.
-            m.d.comb += getattr(accumulators, name).eq(delayed(m, getattr(walker, name), operand_latency + 1, name))
-        kernel_bits = accumulators.kernel_bits
-        # Where a multiplier block is wide enough, two sets share it: products of an activation and
-        # weights[0] + weights[1] * 2^offset lie apart.
-        offset = target(platform).pair_offset
-        shared = 2 if offset >= _PRODUCT_BITS else 1
-        stored = _borrowed(self.weights) if shared == 2 else self.weights
+        steps = ("valid", "first", "last")
+        # Operand registers and product registers: the last two stages.
+        valid, first, last = (delayed(m, getattr(walker, name), operand_latency + 1, name) for name in steps)
+        if not isinstance(accumulators, ResultBanks):
+            m.d.comb += [accumulators.valid.eq(valid), accumulators.first.eq(first), accumulators.last.eq(last)]
+        kernel_bits = 0 if isinstance(accumulators, ResultBanks) else accumulators.kernel_bits
+        shared = weights_each(platform)
+        stored = borrowed(self.weights) if shared == 2 else self.weights
+        # The sets of each unit, and the slots of a row unit by unit; what the units of all sets have from the readers.
+        members = [range(start, min(start + shared, sets)) for start in range(0, sets, shared)]
+        order = [lane * sets + index for group in members for lane in range(lanes) for index in group]
+        activations: list[Value] = []
+        weights: list[Value] = []
         for reader in range(readers):
             m.d.comb += buffer.address[reader].eq(walker.address[reader])
             arrival = 2 if lists else 1
             inside = delayed(m, walker.inside[reader], arrival, f"inside_{reader}")
-            rows = weight_rows(
-                stored[reader].reshape(depth, -1), self.kernel_ids[reader].reshape(depth, -1), kernel_bits
-            )
+            slots, kernel_ids = (content[reader].reshape(depth, -1) for content in (stored, self.kernel_ids))
+            rows = weight_rows(slots[:, order] if units else slots, kernel_ids, kernel_bits)
             memory = BankedMemory(rows, lanes * sets * (WEIGHT_BITS + kernel_bits))
             m.submodules[f"weights_{reader}"] = memory
             if lists:
@@ -172,55 +181,78 @@ class MacEngine(wiring.Component):
                 arrived = [
                     buffer.data[reader][place][lane] for place in range(places) for lane in range(lanes // places)
                 ]
+            weights.append(memory.data)
             for lane, value in enumerate(arrived):
                 masked = Signal(self.shape, name=f"masked_{reader}_{lane}")
                 m.d.comb += masked.eq(Mux(inside, value, 0))
                 activation = delayed(m, masked, operand_latency - arrival, f"activation_{reader}_{lane}", True)
-                # A slice of a wide row costs elaboration time in proportion to the row: cut it up lane by lane first.
-                slots = Signal(sets * (WEIGHT_BITS + kernel_bits), name=f"slots_{reader}_{lane}")
-                m.d.comb += slots.eq(memory.data[lane * len(slots) : (lane + 1) * len(slots)])
-                products: list[Value] = []
-                for index in range(0, sets, shared):
-                    bits = [i * (WEIGHT_BITS + kernel_bits) for i in range(index, min(index + shared, sets))]
-                    weights = [slots[bit : bit + WEIGHT_BITS] for bit in bits]
-                    products += _products(m, activation, weights, offset, f"{reader}_{lane}_{index}")
-                for index, product in enumerate(products):
-                    bit = index * (WEIGHT_BITS + kernel_bits)
-                    place = (reader * lanes + lane) * sets + index
-                    m.d.comb += accumulators.products[place].eq(product)
-                    if kernel_bits:
-                        kernel_id = slots[bit + WEIGHT_BITS : bit + WEIGHT_BITS + kernel_bits]
-                        m.d.comb += accumulators.kernel_ids[place].eq(
-                            delayed(m, kernel_id, 2, f"kernel_id_{reader}_{lane}_{index}")
-                        )
+                activations.append(activation)
+                if not isinstance(accumulators, ResultBanks):
+                    self._route(m, platform, accumulators, activation, memory.data, reader, lane)
+        if isinstance(accumulators, ResultBanks):
+            levels = (readers * lanes - 1).bit_length()
+            summed = [
+                delayed(m, flag, levels, f"{name}_sum") for name, flag in zip(steps, (valid, first, last), strict=True)
+            ]
+            self._accumulate(m, accumulators, summed, Cat(activations), weights, members)
         return m
 
+    def _accumulate(
+        self,
+        m: Module,
+        results: ResultBanks,
+        step: Sequence[Value],
+        activations: Value,
+        rows: Sequence[Value],
+        members: Sequence[range],
+    ):
+        """A unit for each group of sets that share multipliers, fed with all lanes at once."""
+        readers, _, lanes, _ = self.weights.shape
+        valid, first, last = step
+        x = Signal(len(activations))
+        m.d.comb += x.eq(activations)
+        m.d.sync += results.done.eq(valid & last)
+        totals: list[Value] = []
+        for sets in members:
+            unit = Shared(
+                MultiplyAccumulate,
+                shape=self.shape,
+                total=self.accumulator,
+                lanes=readers * lanes,
+                sets=len(sets),
+            )
+            m.submodules[f"sets_{sets.start}"] = unit
+            start, end = (place * lanes * WEIGHT_BITS for place in (sets.start, sets.stop))
+            m.d.comb += [
+                unit.component.x.eq(x),
+                unit.component.weights.eq(Cat(row[start:end] for row in rows)),
+                unit.component.valid.eq(valid),
+                unit.component.first.eq(first),
+            ]
+            totals += unit.component.y
+        m.d.comb += results.row.eq(Cat(totals))
 
-def _borrowed(weights: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Weights of which two share a multiplier: a negative first one borrows from the second."""
-    result = weights.astype(np.int64)
-    second = result[..., 1::2]
-    second -= weights[..., ::2][..., : second.shape[-1]] < 0
-    return result
-
-
-def _products(m: Module, activation: Value, weights: list[Value], offset: int, name: str) -> list[Value]:
-    """One multiplier, for a weight or for two from `_borrowed`; 2 cycles from the weights, 1 from the activation."""
-    # Without reset, as the registers inside multiplier blocks are here.
-    if len(weights) == 1:
-        weight = Signal(signed(WEIGHT_BITS), name=f"weight_{name}", reset_less=True)
-        product = Signal(signed(_PRODUCT_BITS), name=f"product_{name}", reset_less=True)
-        m.d.sync += [weight.eq(weights[0]), product.eq(activation * weight)]
-        return [product]
-    first, second = weights
-    operand = Signal(signed(offset + WEIGHT_BITS), name=f"weights_{name}", reset_less=True)
-    both = Signal(signed(offset + _PRODUCT_BITS), name=f"products_{name}", reset_less=True)
-    m.d.sync += [
-        operand.eq(Cat(first, first[-1].replicate(offset - WEIGHT_BITS), second)),
-        both.eq(activation * operand),
-    ]
-    # A negative first product has borrowed from the second.
-    return [both[:_PRODUCT_BITS].as_signed(), both[offset:].as_signed() + both[offset - 1]]
+    def _route(self, m, platform, accumulators: Accumulators | SerialAccumulators, activation, row, reader, lane):
+        """Products of an activation, each to the accumulator that its kernel ID names."""
+        _, _, lanes, sets = self.weights.shape
+        kernel_bits, shared = accumulators.kernel_bits, weights_each(platform)
+        # A slice of a wide row costs elaboration time in proportion to the row: cut it up lane by lane first.
+        slots = Signal(sets * (WEIGHT_BITS + kernel_bits), name=f"slots_{reader}_{lane}")
+        m.d.comb += slots.eq(row[lane * len(slots) : (lane + 1) * len(slots)])
+        made: list[Value] = []
+        for index in range(0, sets, shared):
+            bits = [i * (WEIGHT_BITS + kernel_bits) for i in range(index, min(index + shared, sets))]
+            weights = [slots[bit : bit + WEIGHT_BITS] for bit in bits]
+            made += products(m, platform, activation, weights, f"{reader}_{lane}_{index}")
+        for index, product in enumerate(made):
+            bit = index * (WEIGHT_BITS + kernel_bits)
+            place = (reader * lanes + lane) * sets + index
+            m.d.comb += accumulators.products[place].eq(product)
+            if kernel_bits:
+                kernel_id = slots[bit + WEIGHT_BITS : bit + WEIGHT_BITS + kernel_bits]
+                m.d.comb += accumulators.kernel_ids[place].eq(
+                    delayed(m, kernel_id, 2, f"kernel_id_{reader}_{lane}_{index}")
+                )
 
 
 def delayed(m: Module, value, cycles: int, name: str, reset_less: bool = False):

@@ -67,6 +67,8 @@ TARGETS = {target.family: target for target in (ECP5, ULTRASCALE)}
 
 def target(platform: object) -> Target:
     """Of what `elaborate` is given; without any, as for the ECP5."""
+    # Of `shared.Definitions`.
+    platform = getattr(platform, "target", platform)
     return platform if isinstance(platform, Target) else ECP5
 
 

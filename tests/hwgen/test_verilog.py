@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 
 import pytest
 from amaranth.back import rtlil
@@ -12,6 +13,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen import verilog
+from rtl_templates.shared import Shared
 
 
 class Rows(wiring.Component):
@@ -34,6 +36,62 @@ class Rows(wiring.Component):
             self.y.eq(read.data),
         ]
         return m
+
+
+class Delay(wiring.Component):
+    """A value, a cycle later."""
+
+    def __init__(self, width: int):
+        super().__init__({"x": In(width), "y": Out(width)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.d.sync += self.y.eq(self.x)
+        return m
+
+
+class Delays(wiring.Component):
+    """A value, that many cycles later, in components that equal ones are written once with."""
+
+    def __init__(self, width: int, cycles: int):
+        self._width, self._cycles = width, cycles
+        super().__init__({"x": In(width), "y": Out(width)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        value = self.x
+        for cycle in range(self._cycles):
+            m.submodules[f"delay_{cycle}"] = delay = Shared(Delay, width=self._width)
+            m.d.comb += delay.component.x.eq(value)
+            value = delay.component.y
+        m.d.comb += self.y.eq(value)
+        return m
+
+
+class Lanes(wiring.Component):
+    """Two lanes of equal delays and one of another width."""
+
+    def __init__(self):
+        super().__init__({"x": In(11), "y": Out(11)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        for index, (start, width) in enumerate([(0, 4), (4, 4), (8, 3)]):
+            m.submodules[f"lane_{index}"] = lane = Shared(Delays, width=width, cycles=3)
+            m.d.comb += lane.component.x.eq(self.x[start : start + width])
+            m.d.comb += self.y[start : start + width].eq(lane.component.y)
+        return m
+
+
+def test_equal_components_are_written_once(tmp_path):
+    (file,) = verilog.write_verilog(Lanes(), tmp_path, "lanes")
+    text = file.read_text()
+    modules = re.findall(r"^module (\S+?)\(", text, re.MULTILINE)
+    assert modules == ["Delay_2", "Delay_3", "Delays_0", "Delays_1", "lanes"]
+    assert len(re.findall(r"^  Delays_0 lane_", text, re.MULTILINE)) == 2
+    assert len(re.findall(r"^  Delay_2 delay_", text, re.MULTILINE)) == 3
+    # Tools take the module with this attribute for the top.
+    assert len(re.findall(r"\btop =", text)) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,18 @@ import gc
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from hwgen.errors import ToolError, install
 from rtl_templates.shared import Definitions
 
 # What simulators and synthesis tools read quickest; chosen by measurement, see docs/architecture.md. Attributes stay:
 # synthesis takes from them which memory is to be block RAM, and that no row is read while it is written. The names of
-# array elements, `x[0]`, go: Yosys takes them for bits of `x` when it maps LUTs.
+# array elements, `x[0]`, go: Yosys takes them for bits of `x` when it maps LUTs. Before these comes `proc`.
 PASSES = (
-    "proc",
     "opt_expr",
     "opt_clean",
     "opt_merge",
@@ -31,6 +32,9 @@ PASSES = (
     "rename -hide */w:*[*]*",
     "write_verilog -extmem {verilog}",
 )
+
+# Bits of a memory's contents from which on Yosys had better set them aside at once: it looks at each bit in every pass.
+_LARGE = 1 << 22
 
 
 def write_verilog(component, directory: Path, name: str, target: object = None) -> list[Path]:
@@ -56,7 +60,9 @@ def write_verilog(component, directory: Path, name: str, target: object = None) 
     with tempfile.TemporaryDirectory(prefix="hwgen-yosys-") as scratch:
         source, verilog = Path(scratch) / "design.il", Path(scratch) / f"{name}.v"
         source.write_text("".join(texts))
-        run_yosys([f"read_rtlil {source}", *(step.format(verilog=verilog) for step in PASSES)])
+        large = [f"memory_collect {module}" for module in _with_large_memories(texts)]
+        steps = [step.format(verilog=verilog) for step in PASSES]
+        run_yosys([f"read_rtlil {source}", "proc", *large, *steps])
         # Yosys stamps its version into the first comment, which the manifest already names, and its own folder into
         # the paths of the memory images: both would make equal designs differ.
         content = re.sub(r"\A/\*.*?\*/\n", "", verilog.read_text(), flags=re.DOTALL)
@@ -71,21 +77,38 @@ def write_verilog(component, directory: Path, name: str, target: object = None) 
 def _rtlil(component, name: str, platform: object) -> str:
     """Amaranth's conversion, in half its time where there are tens of megabits of weights.
 
-    By itself it makes an object of every bit of a memory's contents, and Python looks through all of its objects for
-    garbage again and again. The text is the same.
+    By itself it makes an object of every bit of a memory's contents, asks each bit of a value for its type whenever a
+    value is made of it, and Python looks through all of its objects for garbage again and again. The text is the same.
     """
     from amaranth.back import rtlil
+    from amaranth.hdl._nir import Value
 
     emitter = rtlil.ModuleEmitter
-    bit_by_bit, collects = emitter.emit_memory, gc.isenabled()
+    bit_by_bit, checked, collects = emitter.emit_memory, Value.__new__, gc.isenabled()
     gc.disable()
     try:
-        emitter.emit_memory = _emit_contents
+        emitter.emit_memory, Value.__new__ = _emit_contents, _unchecked
         return rtlil.convert(component, name=name, platform=platform, emit_src=False)
     finally:
-        emitter.emit_memory = bit_by_bit
+        emitter.emit_memory, Value.__new__ = bit_by_bit, checked
         if collects:
             gc.enable()
+
+
+def _with_large_memories(texts: Iterable[str]) -> list[str]:
+    """Of some RTLIL, the names of the modules that have one."""
+    names = []
+    for line in chain.from_iterable(text.splitlines() for text in texts):
+        if line.startswith("module "):
+            name = line.split()[1]
+        elif len(line) > _LARGE and name not in names:
+            names.append(name)
+    return names
+
+
+def _unchecked(kind: type, nets: Any = ()) -> Any:
+    """In the place of `Value.__new__` of Amaranth's netlists."""
+    return tuple.__new__(kind, (nets,) if isinstance(nets, int) else nets)
 
 
 def _emit_contents(emitter, cell_index: int, cell) -> None:

@@ -8,6 +8,7 @@ import re
 import pytest
 from amaranth.back import rtlil
 from amaranth.hdl import Module, signed, unsigned
+from amaranth.hdl._nir import Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -110,9 +111,22 @@ def test_memories_are_written_as_amaranth_writes_them(shape, rows, depth):
     assert verilog._rtlil(Rows(shape, rows, depth), "rows", None) == expected
 
 
+def test_large_memories_are_written_as_others_are(tmp_path, monkeypatch):
+    rows = list(range(64))
+    written = []
+    for bits in (64 * 8 - 1, 1 << 22):
+        monkeypatch.setattr(verilog, "_LARGE", bits)
+        folder = tmp_path / str(bits)
+        folder.mkdir()
+        written.append(
+            [path.read_bytes() for path in verilog.write_verilog(Rows(unsigned(8), rows, 64), folder, "rows")]
+        )
+    assert written[0] == written[1]
+
+
 def test_what_was_changed_for_the_conversion_is_restored():
-    before = rtlil.ModuleEmitter.emit_memory
+    before, new = rtlil.ModuleEmitter.emit_memory, Value.__new__
     with pytest.raises(TypeError):
         verilog._rtlil(object(), "nothing", None)
-    assert rtlil.ModuleEmitter.emit_memory is before
+    assert (rtlil.ModuleEmitter.emit_memory, Value.__new__) == (before, new)
     assert gc.isenabled()

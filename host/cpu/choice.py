@@ -118,7 +118,7 @@ def ways(product: Product, lists: Lists | None, isa: Isa) -> list[Way]:
         found.append(Way("pair", pairs * lists.row_bytes / LANES, Listed(product, lists)))
     if isa.permutes:
         for unit, pairs_of_tables in (("slot", False), ("pair_slot", True)):
-            permuted = Permuted(product, pairs_of_tables)
+            permuted = Permuted(product.windows or product, pairs_of_tables)
             # Where there is a single table, both are one way.
             if permuted.slots[0].tables.shape[1] == 1 + pairs_of_tables:
                 found.append(Way(unit, sum(len(block.tables) for block in permuted.slots), permuted))

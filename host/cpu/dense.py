@@ -56,6 +56,8 @@ class Dense:
     def emit(self, context: Context) -> None:
         product, code, source = self.product, context.code, self.product.source
         tile = tile_of(product, context.isa.accumulators)
+        if product.gather:
+            product.gather.emit(context)
         together = _together(product.blocks, max(1, context.isa.accumulators // len(tile.places)))
         turns = -(-IN_TURN // (len(tile.places) * together))
         starts, weights = self.groups()

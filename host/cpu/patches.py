@@ -1,13 +1,18 @@
-"""Windows of a few bytes, gathered: what lies in several rows of a map lies in one piece then."""
+"""Windows of a few bytes, gathered: what lies in several rows of a map lies in one piece then.
+
+Where windows are pooled, all that a window of the pool sees may lie in one piece: neighbours share most of it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from host.cpu.ir import I8, I64, vector
 from host.cpu.layout import Map
+from host.cpu.permuted import TABLE
 from host.cpu.product import Product, byte_places
 from host.cpu.steps import Context, Window
 
@@ -70,3 +75,35 @@ def of_patches(product: Product, patches: Map) -> Product:
     outputs = product.outputs
     weight = np.ascontiguousarray(product.weight.reshape(outputs, 1, -1))
     return replace(product, source=patches, window=Window(product.window.size, (1, 1), ((0, 0),)), weight=weight)
+
+
+def of_windows(product: Product, place: Callable[[Map], Map]) -> Product | None:
+    """The same product, of all that a window of the pool sees: a table of the permuted weights for all its positions.
+
+    Args:
+        product: of the map itself.
+        place: gives a map its place in the workspace.
+
+    Returns:
+        None where there is no pool, or what a window of it sees does not fit a table.
+    """
+    if product.pool is None or product.source.unit != 1:
+        return None
+    (rows, columns), (down, across), taps = product.pool, product.window.stride, np.array(product.window.taps)
+    first = taps.min(axis=0)
+    height, width = taps.max(axis=0) - first + 1 + [(rows - 1) * down, (columns - 1) * across]
+    channels = product.weight.shape[2]
+    if height * width * channels > TABLE:
+        return None
+    seen = tuple((y + int(first[0]), x + int(first[1])) for y, x in np.ndindex(height, width))
+    weight = np.zeros((product.outputs, height * width, channels), np.int8)
+    weight[:, (taps - first) @ [width, 1]] = product.weight
+    size = (product.target.height, product.target.width)
+    whole = replace(product, window=Window(size, (down * rows, across * columns), seen), weight=weight)
+    source = product.source
+    map = place(Map(height * width * channels, *size, TABLE, (0, 0, 0, 0), 1, source.offset, source.fill))
+    return replace(
+        of_patches(whole, map),
+        gather=Patches(product.name, whole, map),
+        apart=(down * int(width) * channels, across * channels),
+    )

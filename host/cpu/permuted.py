@@ -25,8 +25,10 @@ HALF = 32
 _NOWHERE = 1 << 62
 # So many slots are written out where there is more than one position; beyond that their code would leave the cache.
 MOST_WRITTEN_OUT = 512
-# So many slots of a block are in registers, beside a tile's sums and tables.
-MOST_HELD = 6
+# So many choices and weights of a block are in registers, beside a tile's sums and tables.
+MOST_HELD = 12
+# Of more slots a position has two sums, which take turns: one alone would wait for itself.
+ONE_SUM = 6
 # Blocks whose sums a loop adds to in turn: one alone would wait for itself.
 TOGETHER = 4
 # Bytes that a loop over slots asks for ahead: processors foresee reads in a row, but not beyond a page.
@@ -124,6 +126,8 @@ class Permuted:
             return starts[first : first + 2]
 
         def one(place: int) -> Sequence[int]:
+            if self.product.apart:
+                return [0]
             return [place if self.product.copy is None else place // HALF * HALF]
 
         rows = self.product.weight.reshape(self.product.outputs, -1)
@@ -136,6 +140,8 @@ class Permuted:
     def emit(self, context: Context) -> None:
         product = self.product
         blocks = self.slots
+        if product.gather:
+            product.gather.emit(context)
         if not self.pairs and product.copy is not None:
             _copy(context, product.source, product.copy)
             blocks = [replace(slots, tables=_of_copy(slots.tables, product.source, product.copy)) for slots in blocks]
@@ -155,25 +161,28 @@ class Permuted:
         """One block: the loop is over positions alone, and tables stay in registers from slot to slot."""
         code, product, source = context.code, self.product, self.product.source
         dots, kind = Dots(code, context.isa), vector(I8, TABLE)
-        at_choices, at_weights = context.tables.add(slots.choices), context.tables.add(slots.weights)
+        relative, at_weights = relative_bytes(product, tile), context.tables.add(slots.weights)
+        # Positions that have a table in common choose other bytes of it.
+        shifts = relative if product.apart else [0] * len(relative)
+        at_choices = {shift: context.tables.add(slots.choices + np.uint8(shift)) for shift in dict.fromkeys(shifts)}
         bias = code.load(context.block, vector(I32, LANES), at_biases + 4 * channel)
         with positions(context, product, tile, source.row, source.pixel) as (distance, place):
             base = code.at(context.work, distance)
-            pixels = [code.at(base, source.origin + apart) for apart in relative_bytes(product, tile)]
+            pixels = [code.at(base, source.origin + apart) for apart in ([0] if product.apart else relative)]
             # A few slots stay in registers for all positions; many would only be moved to the stack.
-            block = context.block if len(slots.tables) <= MOST_HELD else code.anew(context.block)
-            # With many slots each position has two sums, which take turns: one alone would wait for itself.
+            few = len(slots.tables) * (1 + len(at_choices)) <= MOST_HELD + len(relative) - len(pixels)
+            block = context.block if few else code.anew(context.block)
             zero = code.constant(bias.type, 0)
-            sums = [[bias] * len(pixels)] + [[zero] * len(pixels)] * (len(slots.tables) > MOST_HELD)
+            sums = [[bias] * len(relative)] + [[zero] * len(relative)] * (len(slots.tables) > ONE_SUM)
             held: dict[int, list[Value]] = {}
             for number, needed in enumerate(slots.tables.tolist()):
                 held = {
                     table: held.get(table) or [code.load(pixel, kind, table) for pixel in pixels] for table in needed
                 }
-                choices = code.load(block, kind, at_choices + TABLE * number)
                 weights = code.load(block, kind, at_weights + TABLE * number)
-                for position in range(len(pixels)):
-                    bytes_ = dots.choose(choices, tuple(held[table][position] for table in needed))
+                choices = {shift: code.load(block, kind, at + TABLE * number) for shift, at in at_choices.items()}
+                for position, shift in enumerate(shifts):
+                    bytes_ = dots.choose(choices[shift], tuple(held[table][position % len(pixels)] for table in needed))
                     turn = sums[number % len(sums)]
                     turn[position] = dots.quads(turn[position], bytes_, weights)
             found = sums[0] if len(sums) == 1 else [code.builder.add(*both) for both in zip(*sums, strict=True)]

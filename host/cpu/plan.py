@@ -18,7 +18,7 @@ from host.cpu.isa import Isa
 from host.cpu.layout import LANES, Map, stride_of
 from host.cpu.listed import Listed, listed_row_bytes
 from host.cpu.measured import Measured
-from host.cpu.patches import Patches, of_patches, patch_map, pieces
+from host.cpu.patches import Patches, of_patches, of_windows, patch_map, pieces
 from host.cpu.permuted import TABLE, copyable
 from host.cpu.pools import Pool
 from host.cpu.product import Product
@@ -277,13 +277,19 @@ class Planner:
         return replace(step, state=self._reserve(step.size)) if isinstance(step, Measured) else step
 
     def _gathered(self, product: Product) -> tuple[list[Step], Product]:
-        """The product, of patches where these are worth it, and what makes them."""
+        """The product, of patches where these are worth it, and what makes them, if that is not for the ways to do."""
         if not _scattered(product):
             return [], product
-        patches = self._place(patch_map(product))
+        patches = self._gather(patch_map(product))
+        step, ready = Patches(product.name, product, patches), of_patches(product, patches)
+        windows = of_windows(product, self._gather) if self._isa.permutes else None
+        return ([step], ready) if windows is None else ([], replace(ready, gather=step, windows=windows))
+
+    def _gather(self, map: Map) -> Map:
+        placed = self._place(map)
         # The last patch is written in whole pieces too.
         self._reserve(_LINE)
-        return [Patches(product.name, product, patches)], of_patches(product, patches)
+        return placed
 
     def _winners(
         self, layer: KWinners, source: Map, reader: Group | None, of_pixels: bool

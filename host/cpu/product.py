@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from host.cpu.ir import I64, Value
 from host.cpu.layout import LANES, Map, padded
 from host.cpu.requantise import Factors, factors, requantised
-from host.cpu.steps import Context, Scale, Window
+from host.cpu.steps import Context, Scale, Step, Window
 
 # Loops of at most so many rounds are written out.
 UNROLLED = 16
@@ -36,6 +36,9 @@ class Product:
         pool: (rows, columns) of positions of which the largest sum remains, or None.
         scale: requantisation of what remains, or None for int32 sums.
         copy: a byte of the workspace, from which on there is room for a copy of the source and two lines; or None.
+        gather: makes the source of another map, or None; every way begins with it.
+        windows: the same of a map of which each pixel is all that a window of the pool sees, or None.
+        apart: of such a product: bytes between neighbouring positions (rows, columns) within a pixel.
     """
 
     name: str
@@ -47,6 +50,9 @@ class Product:
     pool: tuple[int, int] | None
     scale: Scale | None
     copy: int | None = None
+    gather: Step | None = None
+    windows: Product | None = None
+    apart: tuple[int, int] | None = None
 
     @property
     def outputs(self) -> int:
@@ -105,7 +111,8 @@ def tile_of(product: Product, most: int) -> Tile:
 def relative_bytes(product: Product, tile: Tile) -> list[int]:
     """Of each position of a tile, its first pixel relative to the tile's."""
     source, (down, across) = product.source, product.window.stride
-    return [y * down * source.row + x * across * source.pixel for y, x in tile.places]
+    row, column = product.apart or (down * source.row, across * source.pixel)
+    return [y * row + x * column for y, x in tile.places]
 
 
 @contextmanager
@@ -114,7 +121,10 @@ def positions(context: Context, product: Product, tile: Tile, row: int, pixel: i
     code, target = context.code, product.target
     down, across = product.window.stride
     if tile.pooled and product.pool is not None:
-        down, across = down * product.pool[0], across * product.pool[1]
+        if product.apart:
+            down, across = 1, 1
+        else:
+            down, across = down * product.pool[0], across * product.pool[1]
         with code.loop(target.height) as y, code.loop(target.width) as x:
             yield code.offset((y, down * row), (x, across * pixel)), code.offset((y, target.row), (x, target.pixel))
         return

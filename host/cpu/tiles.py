@@ -61,6 +61,8 @@ class Tiles:
 
     def emit(self, context: Context) -> None:
         product, code = in_one_row(self.product), context.code
+        if product.gather:
+            product.gather.emit(context)
         source, target, (down, across) = product.source, product.target, product.window.stride
         (pool_rows, pool_columns), columns = _pool(product), self.columns
         # Blocks of outputs, rows of the target and tiles of positions at a time.

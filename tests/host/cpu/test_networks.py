@@ -13,6 +13,7 @@ from host.cpu.compiler import compiled
 from host.cpu.device import Cpu
 from host.cpu.isa import EMULATED, PATHS, choose, supported
 from host.cpu.measured import Measured
+from host.cpu.permuted import Permuted
 from host.cpu.plan import Planner
 from host.cpu.program import Program, processor
 from hwgen.errors import InputError
@@ -187,6 +188,12 @@ NETWORKS = {
     "many slots of pixels of two lines": network_of(
         (128, 4, 5), 64, conv("a", 64, 128, 3, 3, density=0.25, stride=(1, 2)), scaled("b", 64)
     ),
+    "windows of a pool in a table": network_of(
+        (1, 13, 12), 33, conv("a", 33, 1, 5, 5, density=0.4, padding=(1, 2)), MaxPool2d("p", (2, 2), (2, 2)), scaled("b", 33)
+    ),
+    "oblong windows of a pool in a table": network_of(
+        (3, 9, 12), 20, conv("a", 20, 3, 2, 3, density=0.3, stride=(1, 2), dilation=(2, 1)), MaxPool2d("p", (2, 1), (2, 1)), scaled("b", 20)
+    ),
     "sparse and wide": network_of(
         (512, 2, 2), 128, KWinners("k", 51, True), conv("a", 128, 512, 1, 1, density=0.05)
     ),
@@ -218,6 +225,8 @@ def test_networks_with_edges(name, path, dense):
         "two blocks and a pool",
         "pixels of a line, padded",
         "many slots of pixels of two lines",
+        "windows of a pool in a table",
+        "oblong windows of a pool in a table",
         "sparse and wide",
         "many features",
     ],
@@ -225,6 +234,12 @@ def test_networks_with_edges(name, path, dense):
 def test_each_way_wherever_possible(name, path):
     for unit in PATHS_OF_WAYS[path]:
         check_way(NETWORKS[name], path, unit)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if "in a table" in name])
+def test_windows_of_a_pool_share_a_table(name):
+    (step,) = Planner(NETWORKS[name], choose("avx512-emulated", {}), choice.wherever_possible("slot")).plan().steps
+    assert isinstance(step, Permuted) and step.product.apart
 
 
 def test_every_way_is_tried():

@@ -35,6 +35,8 @@ class MacEngine(wiring.Component):
                 ^                        (x) -> Accumulators -> y
              Walker --> weight memory --'
 
+    Without routing, products of values are summed up where they are formed: MultiplyAccumulate, then ResultBanks.
+
     A reader of the buffer returns `lanes_per_reader` activations (1 for lists); every activation meets `sets` weights.
 
     Arguments:

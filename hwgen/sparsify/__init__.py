@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hwgen.errors import ToolError, install
 from hwgen.sparsify.block import Block
 from hwgen.sparsify.complementary import Complementary
 from hwgen.sparsify.layers import project_all
@@ -66,5 +67,9 @@ _SCHEDULES = {
 
 def __getattr__(name: str) -> Any:
     if name in _SCHEDULES:
-        return getattr(importlib.import_module(f"hwgen.sparsify.{_SCHEDULES[name]}"), name)
+        try:
+            module = importlib.import_module(f"hwgen.sparsify.{_SCHEDULES[name]}")
+        except ModuleNotFoundError as error:
+            raise ToolError(f"hwgen.sparsify.{name} needs {error.name}: {install('torch')}") from error
+        return getattr(module, name)
     raise AttributeError(f"module 'hwgen.sparsify' has no attribute {name!r}")

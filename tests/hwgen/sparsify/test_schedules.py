@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -48,6 +50,23 @@ PATTERNS: dict[Pattern, float | None] = {
     TileWise(4): 0.75,
     TileElementWise(4, 0.05): 0.75,
 }
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+from hwgen.errors import ToolError
+from hwgen.sparsify import NofM
+try:
+    from hwgen.sparsify import RigL
+except ToolError as error:
+    print(error)
+"""
+
+
+def test_without_torch_an_error_says_how_to_install_it():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=True)
+    assert done.stdout == ("hwgen.sparsify.RigL needs torch: pip install '.[torch]' in the folder of hwgen's source\n")
+
+
 SCHEDULES = {
     "one-shot": lambda *args: OneShot(*args, at=4),
     "one-shot by saliency": lambda *args: OneShot(*args, at=4, importance="saliency"),

@@ -242,6 +242,45 @@ def test_windows_of_a_pool_share_a_table(name):
     assert isinstance(step, Permuted) and step.product.apart
 
 
+def pooled_windows(seed: int) -> IntegerNetwork:
+    """A convolution of which a window of the pool sees 64 bytes or less."""
+    rng = np.random.default_rng(seed)
+    while True:
+        channels, outputs = int(rng.integers(1, 5)), int(rng.integers(1, 40))
+        kernel, stride, dilation, padding, pool = (
+            (int(a), int(b))
+            for a, b in (rng.integers(low, high, 2) for low, high in ((1, 6), (1, 4), (1, 3), (0, 3), (1, 4)))
+        )
+        seen = [(p - 1) * s + (k - 1) * d + 1 for p, s, k, d in zip(pool, stride, kernel, dilation, strict=True)]
+        if channels * seen[0] * seen[1] <= 64 and pool != (1, 1) and kernel != (1, 1):
+            break
+    height, width = (int(rng.integers(n, n + 12)) for n in seen)
+    layer = conv(
+        "a",
+        outputs,
+        channels,
+        *kernel,
+        density=float(rng.choice([0.15, 0.4, 1.0])),
+        stride=stride,
+        dilation=dilation,
+        padding=padding,
+    )
+    return network_of(
+        (channels, height, width),
+        outputs,
+        layer,
+        MaxPool2d("p", pool, pool),
+        scaled("b", outputs),
+        signed=bool(rng.integers(2)),
+    )
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS_HERE if "slot" in PATHS_OF_WAYS.get(path, ())])
+def test_random_windows_of_a_pool(path):
+    for seed in range(12):
+        check_way(pooled_windows(seed), path, "slot")
+
+
 def test_every_way_is_tried():
     kinds = {kind for name in NETWORKS for path in PATHS_HERE for kind in _kinds(NETWORKS[name], path)}
     assert kinds >= {

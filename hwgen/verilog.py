@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from hwgen.errors import ToolError, install
-from rtl_templates.shared import Definitions
 
 # What simulators and synthesis tools read quickest; chosen by measurement, see docs/architecture.md. Attributes stay:
 # synthesis takes from them which memory is to be block RAM, and that no row is read while it is written. The names of
@@ -52,6 +51,9 @@ def write_verilog(component, directory: Path, name: str, target: object = None) 
     Raises:
         ToolError: pyosys is missing or Yosys failed.
     """
+    # With Amaranth, which planning and loading need not.
+    from rtl_templates.shared import Definitions
+
     definitions = Definitions(target)
     texts = [_rtlil(component, name, definitions)]
     # Those may use others again: the list grows while it is read.

@@ -60,7 +60,7 @@ class MacEngine(wiring.Component):
         y: value stream of accumulators, `sets` lanes, `kernels` beats a fold, all folds of a position in order.
 
     Latency: from a word's last beat to its first result `walk.steps` + 7 cycles, 10 with lists, and that of Accumulators
-    or SerialAccumulators. Initiation interval: `walk.cycles` a word, or the word's beats where there are more, as long
+    (also where MultiplyAccumulate and ResultBanks take their place) or SerialAccumulators. Initiation interval: `walk.cycles` a word, or the word's beats where there are more, as long
     as there are banks enough for the groups that are under way.
     """
 

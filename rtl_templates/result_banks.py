@@ -20,7 +20,9 @@ class Banked(Protocol):
     returned: Signal
 
 
-def drain_banks(m: Module, of: Banked, done: Signal, bank: Signal, drained: Signal, kernel: Signal):
+def drain_banks(
+    m: Module, of: Banked, done: Signal, bank: Signal, drained: Signal, kernel: Signal
+) -> tuple[Signal, Signal]:
     """Counts the banks: `bank` is being filled, and kernel `kernel` of `drained` is to leave next.
 
     Args:

@@ -121,10 +121,9 @@ def positions(context: Context, product: Product, tile: Tile, row: int, pixel: i
     code, target = context.code, product.target
     down, across = product.window.stride
     if tile.pooled and product.pool is not None:
-        if product.apart:
-            down, across = 1, 1
-        else:
-            down, across = down * product.pool[0], across * product.pool[1]
+        # Of `windows`, a window of the pool is a single pixel.
+        rows, columns = (1, 1) if product.apart else product.pool
+        down, across = down * rows, across * columns
         with code.loop(target.height) as y, code.loop(target.width) as x:
             yield code.offset((y, down * row), (x, across * pixel)), code.offset((y, target.row), (x, target.pixel))
         return

@@ -14,7 +14,7 @@ help:
 	@echo 'make test       the tests, but for the slow ones'
 	@echo 'make test-slow  the slow tests'
 	@echo 'make lint       ruff and mypy'
-	@echo 'make clean      remove what was built; .venv stays'
+	@echo 'make clean      remove what was built, bundles and bitstreams in build/ too; .venv stays'
 
 $(READY): pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || { echo 'hwgen needs Python 3.11, 3.12 or 3.13 with venv; none was found' >&2; exit 1; }

@@ -102,7 +102,9 @@ def main(
     ),
     cycles: Annotated[
         int | None,
-        typer.Option(help="The most cycles a word may take, with as few multipliers as can be. Default: the fastest."),
+        typer.Option(
+            help="The most cycles a word may take, by the smallest accelerator for that. Default: the fastest."
+        ),
     ] = None,
     synthesise: Annotated[
         list[str] | None,

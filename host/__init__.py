@@ -4,7 +4,7 @@
         y = accelerator.run(x)
         accelerator.stats
 
-Needs numpy only; a device's own needs are imported when it is opened.
+Needs numpy and safetensors; a device's own needs are imported when it is opened.
 """
 
 from host.accelerator import Accelerator, Statistics, open

@@ -39,15 +39,15 @@ BoardName = Annotated[
     str,
     typer.Option(
         "--board",
-        help=f"One of {', '.join(board.name for board in BOARDS)}; or none, for no bound on the multipliers: "
-        "give --cycles, too, or big layers become designs that take minutes to compile.",
+        help=f"One of {', '.join(board.name for board in BOARDS)}; or none, for no board's bounds: give "
+        "--cycles, too, or big layers become designs that take minutes to compile.",
     ),
 ]
 Mode = Annotated[str, typer.Option("--mode", help="dense, sparse-dense, sparse-sparse or auto.")]
 Cycles = Annotated[
     int | None,
     typer.Option(
-        "--cycles", help="The most cycles a word may take, with as few multipliers as can be. Default: the fastest."
+        "--cycles", help="The most cycles a word may take, by the smallest accelerator for that. Default: the fastest."
     ),
 ]
 

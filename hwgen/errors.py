@@ -40,4 +40,4 @@ class ToolError(HwgenError):
 
 def install(extra: str) -> str:
     """How to install the packages of an extra, such as "sim"; hwgen is on no package index, only in its source folder."""
-    return f"pip install '.[{extra}]' in the folder of hwgen's source"
+    return f"pip install -e '.[{extra}]' in the folder of hwgen's source"

@@ -50,10 +50,10 @@ def generate(
         packed: the network.
         out: folder to make; an older bundle there is replaced, unless it has a bitstream and is of another design;
             anything else is not.
-        board: a name of the catalogue, a Board, or None for no bound on the multipliers: without `cycles` a big dense
-            layer then becomes a design whose simulator takes minutes to compile.
+        board: a name of the catalogue, a Board, or None for no board's bounds: without `cycles` that is the fastest of at
+            most 4,096 multiplier blocks, a design whose simulator takes minutes to compile.
         mode: "dense", "sparse-dense", "sparse-sparse" or "auto".
-        cycles: the most cycles a word may take; None for the fastest pipeline that the board has multipliers for.
+        cycles: the most cycles a word may take; None for the fastest pipeline that fits the board.
 
     Raises:
         PlanError: no such board or mode, or the goal is out of reach.

@@ -18,9 +18,9 @@ from typing import Any
 
 from hwgen.errors import ToolError, install
 
-# What simulators and synthesis tools read quickest; chosen by measurement, see docs/architecture.md. Attributes stay:
-# synthesis takes from them which memory is to be block RAM, and that no row is read while it is written. The names of
-# array elements, `x[0]`, go: Yosys takes them for bits of `x` when it maps LUTs. Before these comes `proc`.
+# What simulators and synthesis tools read quickest, chosen by measuring. Attributes stay: synthesis takes from them which
+# memory is to be block RAM, and that no row is read while it is written. The names of array elements, `x[0]`, go: Yosys
+# takes them for bits of `x` when it maps LUTs. Before these comes `proc`.
 PASSES = (
     "opt_expr",
     "opt_clean",

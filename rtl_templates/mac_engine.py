@@ -59,9 +59,10 @@ class MacEngine(wiring.Component):
         x: value or list stream.
         y: value stream of accumulators, `sets` lanes, `kernels` beats a fold, all folds of a position in order.
 
-    Latency: from a word's last beat to its first result `walk.steps` + 7 cycles, 10 with lists, and that of Accumulators
-    (also where MultiplyAccumulate and ResultBanks take their place) or SerialAccumulators. Initiation interval: `walk.cycles` a word, or the word's beats where there are more, as long
-    as there are banks enough for the groups that are under way.
+    Latency: from a word's last beat to its first result `walk.steps` + 9 cycles, 12 with lists, and that of Accumulators
+    (also where MultiplyAccumulate and ResultBanks take their place) or SerialAccumulators. Initiation interval:
+    `walk.cycles` a word, or the word's beats where there are more, as long as there are banks enough for the groups that
+    are under way.
     """
 
     def __init__(

@@ -8,7 +8,6 @@ from amaranth.lib.wiring import In, Out
 
 from rtl_templates import streams, timing
 from rtl_templates.pipe import StreamBuffer
-from rtl_templates.streams import Layout
 from rtl_templates.trees import any_of
 
 
@@ -54,12 +53,3 @@ class Narrow(wiring.Component):
         with m.If(self.x.ready):
             m.d.sync += [busy.eq(self.x.valid), parts.as_value().eq(self.x.payload.as_value())]
         return m
-
-    @staticmethod
-    def narrow_layout(layout: Layout, lanes_out: int) -> list[list[int]]:
-        """The layout of y for the layout of x."""
-        result = []
-        for row in layout:
-            padded = [*row, *[-1] * (-len(row) % lanes_out)]
-            result += [padded[i : i + lanes_out] for i in range(0, len(padded), lanes_out)]
-        return result

@@ -7,5 +7,5 @@
     measure.py    one measurement: every side, in a process that is pinned before it loads any of them
     results.py    figures, ratios and tables
 
-hwgen itself imports none of the engines: `pip install '.[bench]'` brings them.
+hwgen itself imports none of the engines: `pip install -e '.[bench]'` brings them.
 """

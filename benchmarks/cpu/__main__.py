@@ -39,9 +39,7 @@ def main(
         int | None,
         typer.Option(min=0, help="Of weights, masks and inputs drawn at random. Default: the trained network."),
     ] = None,
-    network: Annotated[
-        Path | None, typer.Option(metavar="NET.hwpack", help="A trained network instead of random weights.")
-    ] = None,
+    network: Annotated[Path | None, typer.Option(metavar="NET.hwpack", help="Your own network instead.")] = None,
     layer: Annotated[str | None, typer.Option(help=f"One layer instead of a network: {' or '.join(LAYERS)}.")] = None,
     calls: Annotated[int, typer.Option(min=1, help="Of each form with one word, on one core.")] = 1000,
     batches: Annotated[
@@ -81,7 +79,7 @@ def main(
     mine = [Form("hwgen", form.name) for form in own]
     bit_exact = latency.bit_exact and (throughput is None or throughput.bit_exact)
     result = {
-        "network": f"one layer, {layer}" if layer else network.name if network else "keyword spotting, random weights",
+        "network": _name(seed, network, layer),
         "seed": seed,
         "device": device,
         "bit_exact": bit_exact,
@@ -141,6 +139,15 @@ def _sides(
         Own(device, *alone, device),
     )
     return own, words, calibration
+
+
+def _name(seed: int | None, network: Path | None, layer: str | None) -> str:
+    """What was measured."""
+    if layer:
+        return f"one layer, {layer}"
+    if network:
+        return network.name
+    return "keyword spotting, trained" if seed is None else "keyword spotting, random weights"
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def absence(engine: str, deepsparse: Path | None) -> str | None:
     """
     missing = [module for module in _MODULES[engine] if importlib.util.find_spec(module) is None]
     if missing:
-        return f"{', '.join(missing)} not installed: pip install '.[bench]'"
+        return f"{', '.join(missing)} not installed: pip install -e '.[bench]'"
     if engine == "torch.compile" and shutil.which(os.environ.get("CXX", "g++")) is None:
         return "g++ not found: it compiles what torch generates"
     if engine == "deepsparse" and deepsparse is None:

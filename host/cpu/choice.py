@@ -1,6 +1,7 @@
 """How a product is formed: the way that takes the least time by a model of each path.
 
-Nanoseconds a unit, measured with `python -m benchmarks.cpu_ways`; only their ratios matter.
+Nanoseconds a unit, of quiet hours of the processors in docs/cpu.md; `python -m benchmarks.cpu_ways` prints what it measures
+beside them. Only their ratios matter, and those of close ways are measured again while they run.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Listed:
         at_places = context.tables.add(np.array(places, np.int64))
         windows = Tile(tuple(np.ndindex(product.pool)), True) if product.pool else Tile(((0, 0),), False)
         ending = Ending(context, product, windows)
-        low, high = _interleaved(halves, context.isa.register)
+        low, high = _interleaved(halves)
 
         def walk(base: Value, rows: Value, sums: list[Variable]) -> None:
             def tap(number: int | Value) -> None:
@@ -128,7 +128,7 @@ def stored_order(lanes: int) -> NDArray[np.int64]:
     return order
 
 
-def _interleaved(halves: int, register: int) -> tuple[list[int], list[int]]:
+def _interleaved(halves: int) -> tuple[list[int], list[int]]:
     """Lanes of two vectors of 2 * halves int16, interleaved within 16 bytes: of the lower and of the upper halves."""
     lanes = 2 * halves
     low, high = [], []

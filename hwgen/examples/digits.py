@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from hwgen.format import cache
 from hwgen.nn import KWinners, KWinners2d
 from hwgen.nn import __file__ as nn_file
 from hwgen.sparsify import apply_masks, complementary_mask
@@ -84,7 +85,7 @@ class Digits:
 def train(progress: Progress | None = None, *, recipe: Recipe | None = None) -> Digits:
     """Trains both networks, or loads them from the cache.
 
-    The cache is $HWGEN_CACHE, or ~/.cache/hwgen; a damaged file is made anew.
+    The cache is that of `hwgen.format.cache`; a damaged file is made anew.
 
     Args:
         progress: called with what is done and the share of it that is complete, in [0, 1].
@@ -94,7 +95,7 @@ def train(progress: Progress | None = None, *, recipe: Recipe | None = None) -> 
     report = progress or (lambda message, share: None)
     train_x, train_y, test_x, test_y = load_data()
     networks = {"dense": dense_network(recipe), "sparse": sparse_network(recipe)}
-    path = _cache_folder() / f"digits-{_fingerprint(recipe)}.safetensors"
+    path = cache.folder() / f"digits-{_fingerprint(recipe)}.safetensors"
     with _one_thread():
         if not _load(path, networks):
             for order, (name, network) in enumerate(networks.items()):
@@ -206,11 +207,6 @@ def _shifted(images: torch.Tensor, limit: int, generator: torch.Generator) -> to
     down, right = torch.randint(0, 2 * limit + 1, (2,), generator=generator).tolist()
     height, width = images.shape[2:]
     return nn.functional.pad(images, (limit,) * 4)[:, :, down : down + height, right : right + width]
-
-
-def _cache_folder() -> Path:
-    chosen = os.environ.get("HWGEN_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "hwgen"
 
 
 def _fingerprint(recipe: Recipe) -> str:

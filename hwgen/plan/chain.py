@@ -101,7 +101,7 @@ class Chain:
             replace(stream, layout=layout),
         )
 
-    def run(self, layer: Layer, before: Tensor, after: Tensor, emit: str = "values") -> None:
+    def run(self, layer: Layer, after: Tensor, emit: str = "values") -> None:
         """One layer of the network that is not a MAC layer."""
         match layer:
             case Flatten():
@@ -518,7 +518,7 @@ def _through(chain: Chain, steps: Sequence[Step], following, form: Form) -> None
     winners = _last_winners(steps) if _emits_entries(steps, following, form) else None
     for step in steps:
         emit = ("lists" if form == "whole lists" else "entries") if step.layer is winners else "values"
-        chain.run(step.layer, step.before, step.after, emit)
+        chain.run(step.layer, step.after, emit)
     if form != "values" and chain.stream.entries is None:
         chain.compact(steps[-1].layer.name)
     if chain.stream.entries is None and chain.stream.beats > chain.limit:

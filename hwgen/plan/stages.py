@@ -265,11 +265,6 @@ class Scatter(Stage):
     weight_bits: int
     layout: Layout
 
-    @property
-    def memory_bits(self) -> int:
-        """Of weights and of both banks of accumulators."""
-        return self.weight_bits + 2 * self.places * self.parallel * self.accumulator_bits
-
 
 @dataclass(frozen=True, kw_only=True)
 class Narrow(Stage):

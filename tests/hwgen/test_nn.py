@@ -199,4 +199,4 @@ def test_a_missing_torch_is_one_error_that_says_how_to_install_it(use):
         f"try:\n    {use}\nexcept ToolError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert "needs torch: pip install '.[torch]' in the folder of hwgen's source" in done.stdout
+    assert "needs torch: pip install -e '.[torch]' in the folder of hwgen's source" in done.stdout

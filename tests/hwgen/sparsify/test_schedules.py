@@ -64,7 +64,9 @@ except ToolError as error:
 
 def test_without_torch_an_error_says_how_to_install_it():
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=True)
-    assert done.stdout == ("hwgen.sparsify.RigL needs torch: pip install '.[torch]' in the folder of hwgen's source\n")
+    assert done.stdout == (
+        "hwgen.sparsify.RigL needs torch: pip install -e '.[torch]' in the folder of hwgen's source\n"
+    )
 
 
 SCHEDULES = {

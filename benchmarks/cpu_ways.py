@@ -102,6 +102,7 @@ def median_seconds(network: IntegerNetwork, path: str, form, calls: int) -> tupl
 
 
 def timings(path: str, calls: int) -> list[Timing]:
+    """Each way to each layer on a path: medians of so many calls."""
     found = []
     for name, (shape, chain) in layers().items():
         source = Input(shape, 1.0, True)

@@ -204,6 +204,7 @@ def build(
     Raises:
         PlanError: there is no open flow for the board, or its clock cannot be made.
         FormatError: the folder is not a bundle.
+        InputError: files cannot be written there.
         ToolError: a tool is missing or failed, or the accelerator is too large for the board.
     """
     options = options or Options()

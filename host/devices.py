@@ -65,6 +65,9 @@ def register(name: str, factory: str) -> None:
     Args:
         name: as `host.open` will be given it, before any colon.
         factory: "module:function", the function a `Factory`; imported when the device is opened.
+
+    Raises:
+        InputError: a name with a colon, or a factory without one.
     """
     if not name or ":" in name or factory.count(":") != 1:
         raise InputError(f"device {name!r}: register a name without a colon for 'module:function', not {factory!r}")

@@ -58,6 +58,7 @@ def load(path: str | os.PathLike[str]) -> PackedNetwork:
 
     Raises:
         FormatError: missing, truncated, corrupted, of another version or not an .hwpack file.
+        InputError: not a path.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"load: takes the path of an .hwpack file, not {type(path).__name__}")

@@ -72,7 +72,12 @@ def generate(
 
 
 def write(plan: Plan, packed: PackedNetwork, out: str | os.PathLike[str]) -> Bundle:
-    """The bundle of a plan."""
+    """The bundle of a plan.
+
+    Raises:
+        InputError: `out` exists and may not be replaced.
+        ToolError: Amaranth or Yosys is missing, or Yosys failed.
+    """
     # Before the long work rather than after it.
     check_replaceable(Path(out))
     try:
@@ -101,6 +106,7 @@ def write(plan: Plan, packed: PackedNetwork, out: str | os.PathLike[str]) -> Bun
 
 
 def input_port(plan: Plan, packed: PackedNetwork) -> Port:
+    """The accelerator's stream of words in, and the scale of its values."""
     source = plan.stages[0]
     assert isinstance(source, Source)
     network = packed.network
@@ -115,5 +121,6 @@ def input_port(plan: Plan, packed: PackedNetwork) -> Port:
 
 
 def output_port(plan: Plan) -> Port:
+    """The accelerator's stream of results."""
     output = plan.output
     return Port(lanes=output.lanes, bits=output.bits, signed=output.signed, shape=output.shape, layout=output.layout)

@@ -104,6 +104,7 @@ def add_module(chain: Chain, name: str, module: torch.nn.Module) -> None:
 def add_linear(
     chain: Chain, name: str, weight: NDArray[np.float64], mask: NDArray[np.bool_], bias: NDArray[np.float64] | None
 ) -> None:
+    """Appends a linear layer: weight and mask (outputs, inputs), bias (outputs,)."""
     chain.add(Linear(name, weight, mask, np.zeros(len(weight)) if bias is None else bias))
 
 
@@ -118,7 +119,16 @@ def add_conv(
     dilation: Any,
     groups: int,
 ) -> None:
-    """Appends a convolution with its settings as torch gives them: integers, pairs, or a padding's name."""
+    """Appends a convolution.
+
+    Args:
+        weight, mask: (outputs, inputs // groups, rows, columns).
+        bias: (outputs,).
+        stride, padding, dilation: as torch gives them: integers, pairs, or a padding's name.
+
+    Raises:
+        ModelError: "same" padding that differs between two sides.
+    """
     stride, dilation = _pair(stride), _pair(dilation)
     if padding == "same":
         total = [dilation[axis] * (weight.shape[2 + axis] - 1) for axis in (0, 1)]

@@ -136,6 +136,7 @@ def _emit_contents(emitter, cell_index: int, cell) -> None:
 
 
 def run_yosys(commands: list[str]) -> None:
+    """Runs commands on one new design, silently; raises ToolError if Yosys is missing or one of them fails."""
     try:
         from pyosys import libyosys
     except ImportError as error:

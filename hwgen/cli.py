@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -53,7 +54,9 @@ Cycles = Annotated[
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command and exits: 0, 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
+    """Runs a command and exits: 0, 2 for bad input, 1 for a failure, 130 for Ctrl-C, 143 for SIGTERM."""
+    # As with Ctrl-C, what is half done is taken away.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app(arguments)
     except HwgenError as error:
@@ -145,7 +148,8 @@ def pack(
             raise InputError(
                 f"model {model!r}: needs --calibration, a .npy file of typical inputs, float32 (N, C, H, W) or (N, F)"
             )
-        with warnings.catch_warnings(record=True) as warned:
+        # The model's own code may print when it is traced.
+        with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("always", UserWarning)
             packed = hwgen.pack(loaded, calibration=inputs, power_of_two=power_of_two)
         packed.save(out)
@@ -186,8 +190,11 @@ def generate(
     """Make a bundle of bitstream sources."""
     with _needs(f"generating Verilog: {install('sim')}"), terminal.progress() as report:
         from hwgen import plan_table
+        from hwgen.format.bundle import check_replaceable
         from hwgen.generator import write
 
+        # Before the long work rather than after it.
+        check_replaceable(out)
         report("planning", None)
         packed = _load(network)
         made = _plan(packed, board, mode, cycles)

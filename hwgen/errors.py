@@ -30,6 +30,10 @@ class FormatError(InputError):
     """A file that is truncated, corrupted, of another version or not ours."""
 
 
+class ShapeError(ModelError):
+    """Layers that do not take what they get: of the model, or since the calibration data has another shape."""
+
+
 class PlanError(InputError):
     """A board, a mode or a goal that does not exist or cannot be met."""
 

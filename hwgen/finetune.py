@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.errors import ModelError, ToolError, install
+from hwgen.errors import InputError, ModelError, ToolError, install
 
 try:
     import torch
@@ -30,7 +30,7 @@ from hwgen.float_network import Network
 from hwgen.format import network as integer
 from hwgen.format.network import IntegerNetwork
 from hwgen.format.packed import PackedNetwork
-from hwgen.importer import import_torch
+from hwgen.importer import import_for
 from hwgen.packing import pack_network
 from hwgen.quantise import LayerScales, RoundedNetwork, round_network
 
@@ -51,9 +51,12 @@ def quantisation_aware(
     Raises:
         ModelError: the model cannot be realised exactly; the line names the layer.
         DataError: the calibration data does not fit the model.
+        InputError: the model is quantisation-aware already.
     """
+    if isinstance(model, QuantisationAware):
+        raise InputError("quantisation_aware: the model is one already; train it, or pack it")
     samples = check_calibration(calibration)
-    network = without_identities(import_torch(model, samples.shape[1:]))
+    network = without_identities(import_for(model, samples))
     return QuantisationAware(network, measure_ranges(network, samples), power_of_two=power_of_two)
 
 

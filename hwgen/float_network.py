@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from hwgen.errors import ModelError
+from hwgen.errors import ShapeError
 from hwgen.format.network import Flatten, KWinners, MaxPool2d, Pair, ReLU, SumPool2d
 from hwgen.format.shapes import Tensor, output_of, window_count
 
@@ -97,19 +97,19 @@ def output_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
         case Linear():
             outputs, inputs = layer.weight.shape
             if len(shape) != 1:
-                raise ModelError(
+                raise ShapeError(
                     f"layer {layer.name!r} (Linear): takes a vector, but its input has shape {shape}; "
                     "put nn.Flatten before it"
                 )
             if shape[0] != inputs:
-                raise ModelError(
+                raise ShapeError(
                     f"layer {layer.name!r} (Linear): takes {inputs} features, but its input has {shape[0]}"
                 )
             return (outputs,)
         case Conv2d():
             outputs, inputs, *kernel = layer.weight.shape
             if len(shape) != 3 or shape[0] != inputs * layer.groups:
-                raise ModelError(
+                raise ShapeError(
                     f"layer {layer.name!r} (Conv2d): takes a map of {inputs * layer.groups} channels, "
                     f"but its input has shape {shape}"
                 )
@@ -120,7 +120,7 @@ def output_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
                 for axis in (0, 1)
             )
             if min(size) < 1:
-                raise ModelError(
+                raise ShapeError(
                     f"layer {layer.name!r} (Conv2d): a {kernel[0]}x{kernel[1]} window does not fit "
                     f"a {shape[1]}x{shape[2]} map"
                 )

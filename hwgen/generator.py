@@ -64,10 +64,8 @@ def generate(
         raise InputError(
             f"generate: takes a packed network, from hwgen.pack or hwgen.load, not {type(packed).__name__}"
         )
-    if isinstance(board, str):
-        from boards.catalogue import board as board_named
-
-        board = board_named(board)
+    # Before the long work rather than after it.
+    check_replaceable(Path(out))
     return write(make_plan(packed, board=board, mode=mode, cycles=cycles), packed, out)
 
 
@@ -78,7 +76,6 @@ def write(plan: Plan, packed: PackedNetwork, out: str | os.PathLike[str]) -> Bun
         InputError: `out` exists and may not be replaced.
         ToolError: Amaranth or Yosys is missing, or Yosys failed.
     """
-    # Before the long work rather than after it.
     check_replaceable(Path(out))
     try:
         # Amaranth is needed from here on only: planning works without it.

@@ -7,13 +7,15 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hwgen.errors import ModelError
+from hwgen.errors import ModelError, ShapeError
 from hwgen.float_network import Network
 from hwgen.importer_layers import K_WINNERS, SUPPORTED, Chain, add_conv, add_linear, add_module, array
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     import torch.fx
+    from numpy.typing import NDArray
 
 
 def import_torch(model: torch.nn.Module, input_shape: Sequence[int]) -> Network:
@@ -45,6 +47,14 @@ def import_torch(model: torch.nn.Module, input_shape: Sequence[int]) -> Network:
     _refuse_hooks(model)
     with torch.no_grad():
         return _Walk(_trace(model), shape).network()
+
+
+def import_for(model: torch.nn.Module, samples: NDArray[np.floating]) -> Network:
+    """`import_torch` for samples (N, ...) of calibration data, whose shape may be what is wrong where layers do not fit."""
+    try:
+        return import_torch(model, samples.shape[1:])
+    except ShapeError as error:
+        raise ShapeError(f"{error}; each sample of the calibration data has shape {samples.shape[1:]}") from None
 
 
 def _refuse_hooks(model: torch.nn.Module) -> None:

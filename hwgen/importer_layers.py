@@ -261,6 +261,9 @@ def _add_k_winners(chain: Chain, name: str, module: Any, kind: str) -> None:
     local = bool(getattr(module, "local", False)) and kind == "KWinners2d"
     competitors = chain.shape[0] if local else int(np.prod(chain.shape))
     nupic = hasattr(module, "k_inference")
+    units = None if nupic else getattr(module, "n", None)
+    if units is not None and units != chain.shape[0]:
+        raise ModelError(f"layer {name!r} ({kind}): was made for n = {units}, but its input has shape {chain.shape}")
     k = _nupic_k(module, competitors) if nupic else getattr(module, "k", None)
     if not isinstance(k, int | np.integer) or isinstance(k, bool):
         raise ModelError(

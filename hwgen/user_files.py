@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -72,10 +73,11 @@ def _import(source: str, where: str) -> ModuleType:
 
 
 def _guarded(source: str, what: str, call: Any) -> Any:
-    """The user's own code may fail in any way: that is their error, told in one line."""
+    """The user's own code may fail in any way: that is their error, told in one line. What it prints is no result of ours."""
     try:
-        return call()
-    except Exception as error:
+        with contextlib.redirect_stdout(sys.stderr):
+            return call()
+    except (Exception, SystemExit) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"model {source!r}: {what}: {type(error).__name__}: {reason}") from error
 

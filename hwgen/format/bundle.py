@@ -16,6 +16,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
@@ -311,18 +312,20 @@ def read_manifest(directory: str | os.PathLike[str], verify: bool = True) -> Man
 
 def _read_json(directory: Path, path: Path) -> dict[str, Any]:
     if not directory.is_dir():
-        raise FormatError(f"{directory}: no such bundle folder")
+        raise FormatError(f"{directory}: no such bundle; name a folder that hwgen generate made")
     try:
         with path.open("rb") as file:
             content = file.read(MANIFEST_LIMIT + 1)
     except OSError as error:
-        raise FormatError(f"{directory}: not a bundle: cannot read {MANIFEST} ({error.strerror})") from error
+        raise FormatError(
+            f"{directory}: not a bundle: cannot read {MANIFEST} ({error.strerror}); name a folder that hwgen generate made"
+        ) from error
     if len(content) > MANIFEST_LIMIT:
         raise FormatError(f"{path}: larger than {MANIFEST_LIMIT >> 20} MiB, which no manifest is")
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not valid JSON: {error}") from error
+        raise FormatError(f"{path}: not valid JSON ({error}): generate the bundle again") from error
     if not isinstance(document, dict):
         raise FormatError(f"{path}: not the manifest of a bundle (a JSON object)")
     return document
@@ -395,7 +398,12 @@ def _content_hash(document: Mapping[str, Any]) -> str:
 
 
 def check_replaceable(target: Path) -> None:
-    """Raises InputError where a bundle may not be put: something that is not a bundle is there."""
+    """Raises InputError where a bundle cannot be put, or may not: something that is not a bundle is there."""
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be made in {parent} ({error.strerror}); name another folder") from None
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     try:

@@ -146,7 +146,7 @@ def decode(data: bytes) -> tuple[IntegerNetwork, dict[str, Packing]]:
     try:
         arrays = load_tensors(data)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise FormatError(f"not an intact safetensors file ({_one_line(error)}); pack the model again") from None
+        raise FormatError(f"not an intact .hwpack file ({_one_line(error)}); pack the model again") from None
     stated = header.pop("sha256", None)
     if stated != _digest(header, arrays):
         raise FormatError("corrupted: its content does not match its SHA-256; copy the file or pack the model again")

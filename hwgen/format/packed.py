@@ -78,6 +78,12 @@ class PackedNetwork:
             if isinstance(layer, Linear | Conv2d):
                 _check_packing(layer, self.packings[layer.name])
 
+    def __repr__(self) -> str:
+        """Of the weights only how many there are."""
+        layers = [layer for layer in self.network.layers if isinstance(layer, Linear | Conv2d)]
+        nonzeros = sum(np.count_nonzero(layer.weight) for layer in layers)
+        return f"PackedNetwork({len(self.network.layers)} layers, {nonzeros:,} non-zero weights)"
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an .hwpack file in one step: readers see the old file or the whole new one.
 

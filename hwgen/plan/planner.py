@@ -20,13 +20,14 @@ MODES = ("dense", "sparse-dense", "sparse-sparse", "auto")
 
 
 def make_plan(
-    packed: PackedNetwork, *, board: Board | None = None, mode: str = "auto", cycles: int | None = None
+    packed: PackedNetwork, *, board: str | Board | None = None, mode: str = "auto", cycles: int | None = None
 ) -> Plan:
     """Chooses every stage of the pipeline.
 
     Args:
         packed: the network.
-        board: its multipliers, look-up tables and block memories bound the plan; None for no bound.
+        board: its multipliers, look-up tables and block memories bound the plan: a name of the catalogue, a Board, or
+            None for no bound.
         mode: "dense", "sparse-dense", "sparse-sparse" or "auto" (the cheapest, layer by layer). Modes skip what they
             can: a layer whose input is not sparse runs sparse-dense under "sparse-sparse".
         cycles: the most cycles a word may take: the plan that takes the least of the board is chosen. None: the fastest
@@ -39,8 +40,13 @@ def make_plan(
         raise PlanError(f"mode {mode!r} does not exist; choose one of {', '.join(MODES)}")
     if cycles is not None and (not isinstance(cycles, int) or cycles < 1):
         raise PlanError(f"cycles must be a positive integer or None, not {cycles!r}")
+    if isinstance(board, str):
+        # The catalogue is data; nothing of a board's tools is imported.
+        from boards.catalogue import board as board_named
+
+        board = board_named(board)
     if board is not None and not isinstance(board, Board):
-        raise PlanError(f"board must be a Board or None, not {board!r}; boards.catalogue has them by name")
+        raise PlanError(f"board must be a board's name, a Board or None, not {board!r}")
     search = _Search(packed, mode, Budget(board, MOST_MULTIPLIERS if cycles is None else inf))
     if cycles is None:
         return search.fastest()

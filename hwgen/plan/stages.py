@@ -422,6 +422,13 @@ class Plan:
     family: str = "ecp5"
     ultra_ram: bool = False
 
+    def __repr__(self) -> str:
+        """`to_json` tells everything."""
+        return (
+            f"Plan(board={self.board!r}, mode={self.mode!r}, {len(self.stages)} stages, "
+            f"{self.cycles_per_word:,} cycles a word, {self.multipliers:,} multipliers)"
+        )
+
     @property
     def cycles_per_word(self) -> int:
         return max(stage.cycles for stage in self.stages)

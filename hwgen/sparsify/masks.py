@@ -32,7 +32,7 @@ def complementary_mask(outputs: int, columns: int, nonzeros: int, generator: tor
         bool (outputs, columns).
 
     Raises:
-        InputError: a size that cannot be.
+        InputError: a size that cannot be, or no torch.Generator.
     """
     import torch
 
@@ -40,6 +40,10 @@ def complementary_mask(outputs: int, columns: int, nonzeros: int, generator: tor
         raise InputError(f"a mask needs at least one output and one column, not {outputs} and {columns}")
     if not 1 <= nonzeros <= columns:
         raise InputError(f"nonzeros must be from 1 to {columns}, the number of columns, not {nonzeros}")
+    if not isinstance(generator, torch.Generator):
+        raise InputError(
+            f"generator: must be a torch.Generator, such as torch.Generator().manual_seed(0), not {generator!r}"
+        )
     set_size = columns // nonzeros
     mask = torch.zeros(outputs, columns, dtype=torch.bool)
     for first in range(0, outputs, set_size):
@@ -50,7 +54,7 @@ def complementary_mask(outputs: int, columns: int, nonzeros: int, generator: tor
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Any]) -> None:
-    """Prunes the weights of `model` in place with torch.nn.utils.prune.
+    """Prunes the weights of `model` in place with torch.nn.utils.prune. A mask that a layer has already is replaced.
 
     Args:
         model: any module.
@@ -79,4 +83,6 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Any]) -> None:
                 f"masks: that of {path!r} has {mask.numel()} values, but its weight {weight.numel()}, "
                 f"{tuple(weight.shape)}"
             )
-        prune.custom_from_mask(modules[path], "weight", mask.reshape(weight.shape).to(weight))
+        # torch's own function would let pass only what both masks do.
+        prune.identity(modules[path], "weight")
+        modules[path].get_buffer("weight_mask").copy_(mask.reshape(weight.shape))

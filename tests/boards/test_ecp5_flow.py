@@ -295,7 +295,7 @@ def test_other_input_that_cannot_be_built(tools, tmp_path):
         build(bundle, ULX3S, Options(clock_mhz=1))
     with pytest.raises(PlanError, match="baud must be at most"):
         build(bundle, ULX3S, Options(baud=60_000_000))
-    with pytest.raises(FormatError, match="no such bundle folder"):
+    with pytest.raises(FormatError, match="no such bundle; name a folder"):
         build(tmp_path / "nothing", ULX3S)
     (bundle / "accelerator.v").write_text("")
     with pytest.raises(FormatError, match="does not match its SHA-256"):

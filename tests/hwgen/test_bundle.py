@@ -244,7 +244,7 @@ def test_a_changed_file_does_not_match_its_hash(tmp_path):
 
 
 def test_folders_that_are_not_there(tmp_path):
-    with pytest.raises(FormatError, match="no such bundle folder"):
+    with pytest.raises(FormatError, match="no such bundle; name a folder"):
         read_manifest(tmp_path / "none")
     with pytest.raises(FormatError, match=r"not a bundle: cannot read manifest\.json"):
         read_manifest(tmp_path)

@@ -26,6 +26,11 @@ def broken():
     raise RuntimeError("no weights\\nhere")
 def wrong():
     return [1]
+def stops():
+    raise SystemExit(3)
+def prints():
+    print("hello")
+    return make()
 """
 
 
@@ -126,6 +131,7 @@ def test_pack_takes_an_importable_module(hwgen, folder, tmp_path, monkeypatch):
         ("net.py:nothing", "has no 'nothing'"),
         ("net.py:number", "must be a function that returns a torch.nn.Module"),
         ("net.py:broken", "broken() failed: RuntimeError: no weights"),
+        ("net.py:stops", "stops() failed: SystemExit: 3"),
         ("net.py:wrong", "returned a list, not a torch.nn.Module"),
     ],
 )
@@ -345,6 +351,40 @@ def test_control_c_is_quiet(hwgen, monkeypatch):
     code, out, err = hwgen("report", "net.hwpack")
     assert (code, out) == (130, "")
     assert "Traceback" not in err
+
+
+def test_sigterm_takes_away_what_is_half_done(tmp_path):
+    program = """
+import os, signal, sys, tempfile
+import hwgen.cli
+
+def interrupted(path):
+    with tempfile.TemporaryDirectory(dir=sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+
+hwgen.cli._load = interrupted
+hwgen.cli.main(["report", "net.hwpack"])
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (143, "", [])
+    assert "Traceback" not in done.stderr
+
+
+def test_what_a_model_prints_is_no_result(hwgen, folder, tmp_path):
+    arguments = ("--calibration", folder / "x.npy", "--out", tmp_path / "net.hwpack", "--json")
+    code, out, err = hwgen("pack", f"{folder}/net.py:prints", *arguments)
+    assert (code, json.loads(out)["nonzeros"]) == (0, 72)
+    assert "hello" in err
+
+
+def test_a_bundle_that_cannot_be_made_is_refused_before_the_planning(hwgen, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("hwgen.cli._load", None)
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "net"):
+        code, _, err = hwgen("generate", folder / "net.hwpack", "--out", out)
+        assert code == 2
+        assert "name another folder" in one_line(err)
 
 
 def test_progress_goes_to_standard_error_only(hwgen, folder):

@@ -366,6 +366,12 @@ def test_bad_input_is_one_line() -> None:
     cases: list[tuple[type[Exception], str, Callable[[], object]]] = [
         (DataError, "calibration: must be a numpy array", lambda: quantisation_aware(made, torch.zeros(2, 5))),  # type: ignore[arg-type]
         (DataError, "has no samples", lambda: quantisation_aware(made, x[:0])),
+        (InputError, "the model is one already", lambda: quantisation_aware(prepared, x)),
+        (
+            ModelError,
+            r"5 features, but .* 3; each sample of .* shape \(3,\)",
+            lambda: hwgen.pack(made, calibration=x[:, :3]),
+        ),
         (ModelError, "layer '1'", lambda: quantisation_aware(nn.Sequential(made, nn.Tanh()), x)),
         (DataError, r"input: must be .* \(N, 5\), not torch.float32 \(2, 4\)", lambda: prepared(torch.zeros(2, 4))),
         (DataError, "not torch.int64", lambda: prepared(torch.zeros(2, 5, dtype=torch.int64))),

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrize, prune
 
+from hwgen import nn as hwgen_nn
 from hwgen.errors import ModelError
 from hwgen.float_network import AvgPool2d, Conv2d, KWinners, Linear, Network, ReLU, run
 from hwgen.importer import import_torch
@@ -403,6 +404,7 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[int, ...], str]] = {
     "winners without k": (lambda: nn.Sequential(type("KWinners", (nn.Module,), {})()), (4,), "no integer k"),
     "no winners": (lambda: StubKWinners(0, 5), (5,), "keeps 0 winners"),
     "winners of a map": (lambda: StubKWinners(2, 5), (5, 1, 1), "takes a vector"),
+    "winners of others": (lambda: nn.Sequential(nn.Linear(5, 8), hwgen_nn.KWinners(2, 9)), (5,), "made for n = 9, but"),
     "winners of a vector": (lambda: PlainKWinners2d(2, True), (5,), "takes a map"),
     "boosting": (boosted, (5,), "boosted values in evaluation"),
 }

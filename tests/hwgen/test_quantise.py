@@ -263,7 +263,8 @@ def test_values_that_overflow_are_refused_by_name() -> None:
 
 
 def test_all_zero_calibration() -> None:
-    quantised = quantise(network((3,), linear("fc", np.ones((2, 3)), [1.0, 2.0])), np.zeros((2, 3), np.float32))
+    with pytest.warns(UserWarning, match="calibration: every value is 0"):
+        quantised = quantise(network((3,), linear("fc", np.ones((2, 3)), [1.0, 2.0])), np.zeros((2, 3), np.float32))
     assert quantised.input.scale == 1.0
     assert np.isfinite(quantised.output_scale).all()
 

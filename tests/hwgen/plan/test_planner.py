@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from boards.catalogue import board as board_named
 from hwgen.errors import PlanError
 from hwgen.format.network import (
     Conv2d,
@@ -61,6 +62,16 @@ def winners_in_a_row(channels: int, *between: Layer) -> IntegerNetwork:
         (KWinners("all", 9, False), *between, KWinners("each", 1, True)),
         np.ones(channels),
     )
+
+
+def test_a_board_has_a_name():
+    packed = pack_network(two_layers())
+    plan = make_plan(packed, board="ulx3s-85f", cycles=2000)
+    assert plan == make_plan(packed, board=board_named("ulx3s-85f"), cycles=2000)
+    assert str(plan).startswith("Plan(board='ulx3s-85f', mode='auto', ")
+    assert str(packed).startswith(f"PackedNetwork({len(packed.network.layers)} layers, ")
+    with pytest.raises(PlanError, match="'no-board'"):
+        make_plan(packed, board="no-board")
 
 
 @pytest.mark.parametrize("mode", MODES)

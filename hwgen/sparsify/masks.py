@@ -83,6 +83,11 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Any]) -> None:
                 f"masks: that of {path!r} has {mask.numel()} values, but its weight {weight.numel()}, "
                 f"{tuple(weight.shape)}"
             )
-        # torch's own function would let pass only what both masks do.
-        prune.identity(modules[path], "weight")
-        modules[path].get_buffer("weight_mask").copy_(mask.reshape(weight.shape))
+        module, shaped = modules[path], mask.reshape(weight.shape).to(weight)
+        buffers = dict(module.named_buffers(recurse=False))
+        if "weight_mask" not in buffers:
+            prune.custom_from_mask(module, "weight", shaped)
+            continue
+        # Of a second mask torch would let pass only what both do.
+        buffers["weight_mask"].copy_(shaped)
+        module.weight = module.get_parameter("weight_orig") * shaped

@@ -16,6 +16,7 @@ def test_a_second_mask_replaces_the_first():
     for seed in range(2):
         mask = np.random.default_rng(seed).random((4, 6)) < 0.5
         apply_masks(model, {"0": mask})
+        np.testing.assert_array_equal(layer.weight.detach(), np.where(mask, weight, 0))
         layer(torch.zeros(1, 6))
         np.testing.assert_array_equal(layer.weight.detach(), np.where(mask, weight, 0))
 

@@ -24,6 +24,7 @@ import typer
 from scipy.optimize import nnls
 
 from benchmarks import resource_corpus as corpus
+from benchmarks import resource_rare_stages as rare_stages
 from boards.synthesis import counts
 from hwgen import terminal
 from hwgen.errors import HwgenError, InputError
@@ -99,7 +100,7 @@ def fit_command(
         for seed in range(most):
             report("synthesising stages", seed / most)
             for family in FAMILIES:
-                found = list(corpus.rare(seed, family)) if seed < rare else []
+                found = list(rare_stages.rare(seed, family)) if seed < rare else []
                 if seed == 0:
                     found += corpus.serial(family)
                 if seed < max(networks, unrolled) and (plan := corpus.planned(seed, family)) is not None:

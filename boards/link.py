@@ -1,7 +1,7 @@
 """The way between a serial line and the streams of an accelerator.
 
 A beat travels as ceil(bits / 8) bytes, its lowest bits first, whatever its lanes are: the bytes of a word are those of
-`hwgen.format.bundle.encode_words`, without the bytes of each beat's last limbs that lie beyond it.
+`hwgen.format.port.encode_words`, without the bytes of each beat's last limbs that lie beyond it.
 """
 
 from __future__ import annotations

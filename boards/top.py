@@ -22,7 +22,8 @@ from boards.link import SerialLink, beat_bytes
 from boards.platforms import pins, platform
 from boards.pll import Pll, PllSettings, pll_settings
 from boards.uart import FRAME_BITS, baud_divider
-from hwgen.format.bundle import Manifest, Port
+from hwgen.format.bundle import Manifest
+from hwgen.format.port import Port
 
 TOP = "top"
 # 2^22 cycles are some 40 ms: what a light must last to be seen.

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hwgen.errors import InputError, ToolError, install
-from hwgen.format.bundle import NETWORK, Manifest, Port, check_replaceable, write_bundle
+from hwgen.format.bundle import NETWORK, Manifest, check_replaceable, write_bundle
 from hwgen.format.packed import PackedNetwork
+from hwgen.format.port import Port
 from hwgen.plan import Plan, make_plan
 from hwgen.plan.stages import Source
 from hwgen.verilog import write_verilog

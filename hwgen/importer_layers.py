@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.errors import ModelError
+from hwgen.errors import ModelError, ShapeError
 from hwgen.float_network import AvgPool2d, Conv2d, Layer, Linear, output_shape
 from hwgen.format.network import Flatten, KWinners, MaxPool2d, Pair, ReLU
 from hwgen.format.shapes import window_count
@@ -257,13 +257,13 @@ def _add_k_winners(chain: Chain, name: str, module: Any, kind: str) -> None:
     wanted = 3 if kind == "KWinners2d" else 1
     if len(chain.shape) != wanted:
         what = "a map (C, H, W)" if wanted == 3 else "a vector"
-        raise ModelError(f"layer {name!r} ({kind}): takes {what}, but its input has shape {chain.shape}")
+        raise ShapeError(f"layer {name!r} ({kind}): takes {what}, but its input has shape {chain.shape}")
     local = bool(getattr(module, "local", False)) and kind == "KWinners2d"
     competitors = chain.shape[0] if local else int(np.prod(chain.shape))
     nupic = hasattr(module, "k_inference")
     units = None if nupic else getattr(module, "n", None)
     if units is not None and units != chain.shape[0]:
-        raise ModelError(f"layer {name!r} ({kind}): was made for n = {units}, but its input has shape {chain.shape}")
+        raise ShapeError(f"layer {name!r} ({kind}): was made for n = {units}, but its input has shape {chain.shape}")
     k = _nupic_k(module, competitors) if nupic else getattr(module, "k", None)
     if not isinstance(k, int | np.integer) or isinstance(k, bool):
         raise ModelError(

@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.errors import DataError, FormatError, InputError, ToolError
-from hwgen.format.bundle import Port, decode_words, encode_words, read_manifest
+from hwgen.format.bundle import read_manifest
+from hwgen.format.port import Port, decode_words, encode_words
 from sim import build
 from sim.waveform import to_fst
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.errors import InputError
-from hwgen.format.bundle import Port
 from hwgen.format.network import IntegerNetwork
+from hwgen.format.port import Port
 from sim.compiled import CompiledSimulator
 
 

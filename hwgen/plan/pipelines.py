@@ -17,19 +17,9 @@ from hwgen.format.network import Conv2d, KWinners, Linear
 from hwgen.format.packed import PackedNetwork
 from hwgen.format.shapes import tensors
 from hwgen.plan import lanes, mac, scatter, unrolled, window_lanes
+from hwgen.plan.between import Form, Step, can_list, can_list_whole, can_scatter, drain_beats, follow
 from hwgen.plan.budget import Budget, Needs
-from hwgen.plan.chain import (
-    UNLIMITED,
-    Chain,
-    Form,
-    Step,
-    TooSlow,
-    can_list,
-    can_list_whole,
-    can_scatter,
-    drain_beats,
-    follow,
-)
+from hwgen.plan.chain import UNLIMITED, Chain, TooSlow
 from hwgen.plan.mac import Request, with_drain
 from hwgen.plan.paths import END, START, Edge
 from hwgen.plan.schedule import Slots, dense_packing

@@ -84,10 +84,8 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Any]) -> None:
                 f"{tuple(weight.shape)}"
             )
         module, shaped = modules[path], mask.reshape(weight.shape).to(weight)
-        buffers = dict(module.named_buffers(recurse=False))
-        if "weight_mask" not in buffers:
-            prune.custom_from_mask(module, "weight", shaped)
-            continue
-        # Of a second mask torch would let pass only what both do.
-        buffers["weight_mask"].copy_(shaped)
+        # `prune.custom_from_mask` would let a second mask pass only what both do.
+        if not hasattr(module, "weight_mask"):
+            prune.identity(module, "weight")
+        module.get_buffer("weight_mask").copy_(shaped)
         module.weight = module.get_parameter("weight_orig") * shaped

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import resource_corpus, resource_model
+from benchmarks import resource_corpus, resource_model, resource_rare_stages
 from hwgen.plan import stages
 from hwgen.plan.resource_structure import structure
 from rtl_templates.target import target_of
@@ -40,7 +40,7 @@ def test_samples_are_kept_in_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(resource_corpus, "synthesised", synthesised)
     path = tmp_path / "samples.jsonl"
     samples = resource_corpus.Samples(path)
-    for stage, _ in resource_corpus.rare(3, "ecp5"):
+    for stage, _ in resource_rare_stages.rare(3, "ecp5"):
         samples.measure(stage, lambda: "component", "ecp5")
     assert len(made) == len(samples.samples) == 14
     again = resource_corpus.Samples(path)

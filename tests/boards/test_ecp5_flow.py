@@ -10,7 +10,8 @@ from boards import ecp5_flow
 from boards.catalogue import board
 from boards.ecp5_flow import Build, Clock, Options, build
 from hwgen.errors import FormatError, InputError, PlanError, ToolError
-from hwgen.format.bundle import Port, read_manifest, write_bundle
+from hwgen.format.bundle import read_manifest, write_bundle
+from hwgen.format.port import Port
 
 ULX3S = board("ulx3s-85f")
 PORT = Port(2, 5, True, (2,), ((0, 1),))

@@ -9,7 +9,7 @@ import pytest
 from boards.catalogue import BOARDS, board
 from boards.top import top_sources
 from hwgen.errors import PlanError
-from hwgen.format.bundle import Port
+from hwgen.format.port import Port
 
 PORT = Port(2, 5, True, (2,), ((0, 1),))
 MANIFEST = cast(Any, SimpleNamespace(top="accelerator", input=PORT, output=PORT))

@@ -12,9 +12,10 @@ import pytest
 import host
 from host import devices
 from hwgen.errors import DataError, FormatError, InputError, ToolError
-from hwgen.format.bundle import Port, write_bundle
+from hwgen.format.bundle import write_bundle
 from hwgen.format.network import Input, IntegerNetwork, ReLU
 from hwgen.format.packed import PackedNetwork
+from hwgen.format.port import Port
 from hwgen.verilog import write_verilog
 from sim.compiled import CompiledSimulator
 from tests.sim.designs import Rectify

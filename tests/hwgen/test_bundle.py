@@ -12,7 +12,8 @@ import pytest
 
 from hwgen.errors import DataError, FormatError, InputError
 from hwgen.format import bundle
-from hwgen.format.bundle import Port, decode_words, encode_words, read_manifest, write_bundle
+from hwgen.format.bundle import read_manifest, write_bundle
+from hwgen.format.port import Port, decode_words, encode_words
 
 PORT = Port(2, 8, True, (3,), ((0, 1), (2, -1)))
 

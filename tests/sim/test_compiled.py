@@ -16,7 +16,7 @@ import pytest
 
 from hwgen.errors import DataError, FormatError, InputError, ToolError
 from hwgen.format import cache
-from hwgen.format.bundle import Port
+from hwgen.format.port import Port
 from hwgen.verilog import write_verilog
 from sim import build
 from sim.compiled import CompiledSimulator

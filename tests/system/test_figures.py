@@ -92,6 +92,8 @@ def test_processors(name, column):
 def test_planned_tiles():
     text = page("sparsify.md")
     for layer in result("tile_wise_hardware.json")["layers"]:
+        size = f"{layer['inputs']:,} to {layer['outputs']:,}"
         for plan in layer["plans"]:
-            assert f"| {plan['cycles']:,} | {plan['multipliers']:,} |" in text
-            assert f" | {plan['lut']:,} |" in text
+            work = f"{plan['cycles']:,} | {plan['multipliers']:,} | {100 * plan['utilisation']:.1f} %"
+            area = f"{plan['weight_bits']:,} | {plan['lut']:,}"
+            assert f"| {size} | {plan['limit']:,} | {plan['mode']} | {work} | {area} |" in text

@@ -265,9 +265,8 @@ def test_a_zero_batch_norm_keeps_the_mask() -> None:
 
 
 def test_winners_of_hwgen_nn() -> None:
-    layers = pytest.importorskip("hwgen.nn")
-    model = nn.Sequential(layers.KWinners2d(k=2, local=True), layers.KWinners2d(k=7, local=False), nn.Flatten())
-    network = check_equal(nn.Sequential(model, layers.KWinners(k=3)), (4, 3, 3))
+    model = nn.Sequential(hwgen_nn.KWinners2d(k=2, local=True), hwgen_nn.KWinners2d(k=7, local=False), nn.Flatten())
+    network = check_equal(nn.Sequential(model, hwgen_nn.KWinners(k=3)), (4, 3, 3))
     assert [(layer.k, layer.local) for layer in network.layers if isinstance(layer, KWinners)] == [
         (2, True),
         (7, False),

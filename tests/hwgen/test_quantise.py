@@ -327,7 +327,8 @@ def test_refuses_calibration_in_one_line(calibration: object, message: str) -> N
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    datasets = pytest.importorskip("sklearn.datasets")
+    from sklearn import datasets
+
     bunch = datasets.load_digits()
     return (bunch.images[:, None] / 16).astype(np.float32), bunch.target
 

@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from typer.testing import CliRunner
 
@@ -20,9 +21,6 @@ from hwgen.examples.gsc.augmentation import Augmentation
 from hwgen.examples.gsc.evaluation import evaluate
 from hwgen.examples.gsc.recordings import CLASSES, SAMPLE_RATE, SAMPLES, Recordings
 from hwgen.sparsify import OneShot
-
-soundfile = pytest.importorskip("soundfile")
-
 
 SPEAKERS = 24
 # Of an output unit.

@@ -25,7 +25,10 @@ from host.cpu.steps import Step
 from hwgen import terminal
 from hwgen.format.network import Conv2d, Input, IntegerNetwork, KWinners, Layer, Linear, Requantise
 
-UNITS = {"dense": "quad", "tiles": "tile", "listed": "pair", "permuted": "slot", "permuted, two tables": "pair_slot"}
+UNITS = {
+    "dense": "quad", "tiles": "tile", "fetched": "register", "listed": "pair", "permuted": "slot",
+    "permuted, two tables": "pair_slot",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from host.cpu.dense import Dense
+from host.cpu.fetched import Fetched, fetchable
 from host.cpu.isa import Isa
 from host.cpu.layout import LANES
 from host.cpu.listed import Listed
@@ -35,6 +36,7 @@ class Costs:
         slot: four weights an output, their activations chosen from one table.
         pair_slot: the same, chosen from two.
         tile: 16 positions and 64 bytes, in tiles.
+        register: 64 products of winners, whose weights were chosen from one table.
     """
 
     quad: float
@@ -42,9 +44,10 @@ class Costs:
     slot: float = 0.0
     pair_slot: float = 0.0
     tile: float = 0.0
+    register: float = 0.0
 
 
-_AVX512 = Costs(quad=0.36, pair=0.95, slot=0.5, pair_slot=0.76)
+_AVX512 = Costs(quad=0.36, pair=0.95, slot=0.5, pair_slot=0.76, register=0.5)
 _AMX = replace(_AVX512, tile=12.0)
 COSTS = {
     "amx": _AMX,
@@ -116,14 +119,25 @@ def ways(product: Product, lists: Lists | None, isa: Isa) -> list[Way]:
     found = _dense_ways(product, isa)
     if lists is not None:
         pairs = len(product.window.taps) * lists.slots / 2
+        if fetchable(product, lists, isa):
+            fetched = Fetched(product, lists.slots)
+            found.append(Way("register", fetched.units, fetched))
         found.append(Way("pair", pairs * lists.row_bytes / LANES, Listed(product, lists)))
     if isa.permutes:
-        for unit, pairs_of_tables in (("slot", False), ("pair_slot", True)):
-            permuted = Permuted(product.windows or product, pairs_of_tables)
-            # Where there is a single table, both are one way.
-            if permuted.slots[0].tables.shape[1] == 1 + pairs_of_tables:
-                found.append(Way(unit, sum(len(block.tables) for block in permuted.slots), permuted))
+        found += _permuted_ways(product)
     return found
+
+
+def _permuted_ways(product: Product) -> list[Way]:
+    one, two = (Permuted(product.windows or product, pairs) for pairs in (False, True))
+    ways = [Way("slot", sum(len(block.tables) for block in one.slots), one)]
+    # Where there is a single table, both are one way.
+    if two.slots[0].tables.shape[1] == 2:
+        ways.append(Way("pair_slot", sum(len(block.tables) for block in two.slots), two))
+        if not product.several:
+            # Bound by the fetching of slots, of which there are fewer.
+            ways = [ways[1], replace(ways[1], step=replace(two, ahead=False))]
+    return ways
 
 
 def _dense_ways(product: Product, isa: Isa) -> list[Way]:

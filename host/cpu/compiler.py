@@ -11,7 +11,7 @@ from host.cpu.batches import WORDS, Shared
 from host.cpu.ir import I8, I32, I64, POINTER, Code, Tables, Value
 from host.cpu.isa import Isa
 from host.cpu.plan import Plan
-from host.cpu.program import FLOATS, INTEGERS, OPTIMISATION, Compiled, target_machine
+from host.cpu.program import FLOATS, INTEGERS, OPTIMISATION, PREPARED, Compiled, target_machine
 from host.cpu.steps import Context, Step
 
 
@@ -32,6 +32,7 @@ def assembled(plan: Plan, scales: NDArray[np.float64], isa: Isa) -> tuple[str, N
     at_scales = tables.add(scales)
     for name in (INTEGERS, FLOATS):
         _batch(module, name, plan, _ends(module, name, plan, at_scales), steps, shared)
+    _prepared(module)
     return str(module), tables.block()
 
 
@@ -118,6 +119,14 @@ def _batch(
             builder.call(step, (work, block))
         write(number)
     code.finish(builder.zext(bad.get(), I32))
+
+
+def _prepared(module: Value) -> None:
+    """The function of a batch of float32 words whose arguments lie in memory, eight bytes each."""
+    code = Code(module, PREPARED, (POINTER,), I32, private=False)
+    batch = module.globals[FLOATS]
+    arguments = [code.load(code.function.args[0], kind.type, 8 * n) for n, kind in enumerate(batch.args)]
+    code.finish(code.builder.call(batch, arguments))
 
 
 def compiled(plan: Plan, scales: NDArray[np.float64], isa: Isa, cpu: str = "") -> Compiled:

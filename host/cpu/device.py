@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -46,14 +47,14 @@ class Cpu:
         # One word needs neither new arrays nor their addresses.
         self._word = np.zeros((1, *network.input.shape), np.float32)
         self._result = np.zeros((1, *self._output), np.float32)
-        places = (self._word, self._result)
-        block, work = self._program.block, self._own.ctypes.data
-        self._one = (places[0].ctypes.data, places[1].ctypes.data, 1, work, block)
+        places = [array.ctypes.data for array in (self._word, self._result, self._own)]
+        self._arguments = np.array([*places[:2], 1, places[2], self._program.block], np.uint64)
+        self._one = ctypes.c_void_p(self._arguments.ctypes.data)
 
     def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         if len(x) == 1:
             self._word[...] = x
-            if self._program.floats(*self._one):
+            if self._program.prepared(self._one):
                 raise _not_a_number()
             return self._result.copy()
         y = np.empty((len(x), *self._output), np.float32)

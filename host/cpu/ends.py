@@ -168,13 +168,17 @@ class Output:
         return code.builder.sub(code.builder.zext(value, kind), code.constant(kind, source.offset))
 
 
-def transposed(code: Code, rows: list[Value]) -> list[Value]:
-    """Of 16 vectors of 16 lanes."""
-    half = LANES // 2
-    low = [lane for pair in range(half) for lane in (pair, LANES + pair)]
-    high = [lane + half for lane in low]
+def transposed(code: Code, rows: list[Value], together: int = 1) -> list[Value]:
+    """Of 16 lanes each, of which so many stay together: of 16, or of fewer rows if several lanes do."""
+    half = len(rows) // 2
+    if not half:
+        return rows
+    pairs = [
+        lane for n in range(half) for row in (0, LANES) for lane in range(row + n * together, row + (n + 1) * together)
+    ]
+    low, high = pairs, [lane + half * together for lane in pairs]
     # Interleaving the first half of the rows with the second moves a bit of a lane's number to the row's.
-    for _ in range(4):
+    for _ in range(len(rows).bit_length() - 1):
         rows = [code.shuffle(rows[n], rows[half + n], order) for n in range(half) for order in (low, high)]
     return rows
 

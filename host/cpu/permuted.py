@@ -103,10 +103,12 @@ class Permuted:
         pairs: whether a slot's activations are chosen from two tables, which stay where they are, or from one that
             begins anywhere, or at a multiple of `HALF` where there is a copy of the map: to choose from two takes an
             Intel processor more operations (uops.info, vpermi2b).
+        ahead: whether a loop over slots asks for what it will read: processors differ in whether that helps.
     """
 
     product: Product
     pairs: bool
+    ahead: bool = True
 
     @property
     def name(self) -> str:
@@ -120,8 +122,9 @@ class Permuted:
 
         def pair(place: int) -> Sequence[int]:
             # Of one position tables are not kept for the next slot either way.
-            if self.product.window.size == (1, 1):
-                return [place, place + TABLE][: len(starts)]
+            if not self.product.several:
+                (first,) = one(place)
+                return [first, first + TABLE][: len(starts)]
             first = max(0, min(bisect_right(starts, place) - 1, len(starts) - 2))
             return starts[first : first + 2]
 
@@ -142,7 +145,7 @@ class Permuted:
         blocks = self.slots
         if product.gather:
             product.gather.emit(context)
-        if not self.pairs and product.copy is not None:
+        if product.copy is not None and not (self.pairs and product.several):
             _copy(context, product.source, product.copy)
             blocks = [replace(slots, tables=_of_copy(slots.tables, product.source, product.copy)) for slots in blocks]
         tile = tile_of(product, context.isa.permuted_positions)
@@ -202,7 +205,11 @@ class Permuted:
         lengths = [len(group.tables) for group in groups]
         ends = np.cumsum(lengths)
         at_bounds = context.tables.add(np.stack([ends - lengths, ends], axis=1).astype(np.int64))
-        at_places = context.tables.add(np.concatenate([group.tables for group in groups]))
+        # Of two tables that are always as far apart, the place of the first is enough.
+        distances = np.unique(np.concatenate([block.tables - block.tables[:, :1] for block in blocks]), axis=0)
+        known = tables if len(distances) != 1 else 1
+        places = np.concatenate([group.tables for group in groups])[..., :known]
+        at_places = context.tables.add(places.astype(np.int32))
         at_choices = context.tables.add(np.concatenate([group.choices for group in groups]))
         at_weights = context.tables.add(np.concatenate([group.weights for group in groups]))
         at_biases = context.tables.add(product.biases(source.offset))
@@ -220,13 +227,16 @@ class Permuted:
                     bias = code.load(code.at(context.block, code.offset((channel, 4))), vector(I32, LANES), at_biases)
                     sums.append([code.variable(bias.type, bias) for _ in pixels])
                 with code.loop(end, start=begin) as slot:
-                    entry = code.at(context.block, code.offset((slot, 8 * tables * together)))
+                    entry = code.at(context.block, code.offset((slot, 4 * known * together)))
                     row = code.at(context.block, code.offset((slot, TABLE * together)))
-                    for part in range(together):
-                        for table in (at_choices, at_weights):
+                    for table in (at_choices, at_weights) if self.ahead else ():
+                        for part in range(together):
                             code.prefetch(code.at(row, table + TABLE * part + AHEAD))
                     for part in range(together):
-                        wanted = [code.load(entry, I64, at_places + 8 * (tables * part + n)) for n in range(tables)]
+                        starts = [code.load(entry, I32, at_places + 4 * (known * part + n)) for n in range(known)]
+                        wanted = [code.builder.sext(start, I64) for start in starts]
+                        if known < tables:
+                            wanted = [code.offset((wanted[0], 1), (apart, 1)) for apart in distances[0].tolist()]
                         choices = code.load(row, kind, at_choices + TABLE * part)
                         weights = code.load(row, kind, at_weights + TABLE * part)
                         for pixel, one in zip(pixels, sums[part], strict=True):
@@ -240,10 +250,10 @@ class Permuted:
 
 
 def copyable(product: Product) -> bool:
-    """Whether a copy of the map, half a table further, makes loads faster: its pixels are whole tables."""
+    """Whether a copy of the map, half a table further, makes loads faster: the places of tables are those of lines."""
     source = product.source
-    several = product.window.size != (1, 1)
-    return several and source.pixel % TABLE == 0 and source.origin % TABLE == 0 and source.start % TABLE == 0
+    worth = source.pixel % TABLE == 0 if product.several else np.count_nonzero(product.weight) >= source.size
+    return bool(worth) and source.origin % TABLE == 0 and source.start % TABLE == 0
 
 
 def _copy(context: Context, source: Map, copy: int) -> None:

@@ -14,6 +14,7 @@ from host.cpu.choice import best
 from host.cpu.dense import Dense
 from host.cpu.dots import QUAD
 from host.cpu.ends import Input, Output
+from host.cpu.fetched import Fetched, fetchable
 from host.cpu.isa import Isa
 from host.cpu.layout import LANES, Map, stride_of
 from host.cpu.listed import Listed, listed_row_bytes
@@ -257,6 +258,8 @@ class Planner:
             product = _flat(product) if _is_flat(lists, source) else product
         steps, ready = self._gathered(product) if lists is None else ([], product)
         ready = self._with_copy(ready)
+        if lists is not None and fetchable(ready, lists, self._isa):
+            ready = replace(ready, scratch=self._reserve(Fetched(ready, lists.slots).size))
         step = self._formed(ready, lists)
         if shareable(ready, step, self._isa):
             words = self._with_copy(of_words(ready, self._place))

@@ -1,6 +1,6 @@
 """Convolutions and linear layers: what they compute, position by position, and what becomes of the sums.
 
-How the products are formed is each way's own: dense.py, tiles.py, permuted.py and listed.py. A linear layer is a convolution with
+How the products are formed is each way's own: dense.py, tiles.py, permuted.py, listed.py and fetched.py. A linear layer is a convolution with
 one position.
 """
 
@@ -39,6 +39,7 @@ class Product:
         gather: makes the source of another map, or None; every way begins with it.
         windows: the same of a map of which each pixel is all that a window of the pool sees, or None.
         apart: of such a product: bytes between neighbouring positions (rows, columns) within a pixel.
+        scratch: a byte of the workspace, from which on there is room for what a way keeps of its own; or None.
     """
 
     name: str
@@ -53,10 +54,16 @@ class Product:
     gather: Step | None = None
     windows: Product | None = None
     apart: tuple[int, int] | None = None
+    scratch: int | None = None
 
     @property
     def outputs(self) -> int:
         return self.weight.shape[0]
+
+    @property
+    def several(self) -> bool:
+        """Whether it has more than one position."""
+        return self.window.size != (1, 1)
 
     @property
     def blocks(self) -> int:

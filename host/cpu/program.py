@@ -16,6 +16,8 @@ from host.cpu.isa import Isa
 from hwgen.errors import ToolError
 
 INTEGERS, FLOATS = "infer_integers", "infer_floats"
+# FLOATS with its arguments in memory: to convert five of them takes ctypes longer than a small layer takes.
+PREPARED = "infer_prepared"
 OPTIMISATION = 3
 # Bytes of a line of the caches, and of a large page where pages have 4 KiB.
 LINE, LARGE_PAGE = 64, 1 << 21
@@ -96,6 +98,8 @@ class Program:
         # Python's lock is free during a call, so that threads compute side by side.
         kind = ctypes.CFUNCTYPE(ctypes.c_int32, *(ctypes.c_void_p,) * 2, ctypes.c_int64, *(ctypes.c_void_p,) * 2)
         self.integers, self.floats = (kind(self._engine.get_function_address(name)) for name in (INTEGERS, FLOATS))
+        of_memory = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
+        self.prepared = of_memory(self._engine.get_function_address(PREPARED))
 
     @property
     def block(self) -> int:

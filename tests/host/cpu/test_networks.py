@@ -11,6 +11,7 @@ from host import reference
 from host.cpu import choice
 from host.cpu.compiler import compiled
 from host.cpu.device import Cpu
+from host.cpu.fetched import Fetched
 from host.cpu.isa import EMULATED, PATHS, choose, supported
 from host.cpu.measured import Measured
 from host.cpu.permuted import Permuted
@@ -35,7 +36,7 @@ from tests.random_networks import random_network
 # What this processor can run, and the decisions of AVX-512 in any case.
 PATHS_HERE = [*supported(processor()[1]), *EMULATED]
 # The units of `host.cpu.choice.Costs` whose ways are forced; those of `avx512` are the same in `amx`.
-_OF_AVX512 = ("quad", "slot", "pair_slot", "pair")
+_OF_AVX512 = ("quad", "slot", "pair_slot", "pair", "register")
 PATHS_OF_WAYS = {
     "amx": ("tile",), "amx-emulated": ("tile",), "avx512": _OF_AVX512, "avx512-emulated": _OF_AVX512,
 }  # fmt: skip
@@ -281,10 +282,52 @@ def test_random_windows_of_a_pool(path):
         check_way(pooled_windows(seed), path, "slot")
 
 
+def neighbouring_winners(seed: int) -> IntegerNetwork:
+    """A convolution of few winners a pixel, whose neighbours in the output see neighbours."""
+    rng = np.random.default_rng(seed)
+    channels, outputs, winners = int(rng.integers(2, 65)), int(rng.integers(1, 40)), int(rng.integers(1, 17))
+    kernel, dilation, padding, pool, extra = (
+        (int(a), int(b))
+        for a, b in (rng.integers(low, high, 2) for low, high in ((1, 5), (1, 3), (0, 3), (1, 4), (0, 21)))
+    )
+    height, width = ((k - 1) * d + p + e for k, d, p, e in zip(kernel, dilation, pool, extra, strict=True))
+    layer = conv(
+        "a",
+        outputs,
+        channels,
+        *kernel,
+        density=float(rng.choice([0.15, 0.4, 1.0])),
+        dilation=dilation,
+        padding=padding,
+    )
+    behind = (MaxPool2d("p", pool, pool),) if rng.integers(2) else ()
+    return network_of(
+        (channels, height, width),
+        outputs,
+        KWinners("k", min(winners, channels), True),
+        layer,
+        *behind,
+        *((scaled("b", outputs),) if rng.integers(2) else ()),
+        signed=bool(rng.integers(2)),
+    )
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS_HERE if "register" in PATHS_OF_WAYS.get(path, ())])
+def test_random_neighbouring_winners(path):
+    isa, fetched = choose(path, processor()[1]), 0
+    for seed in range(8 if isa.emulated else 20):
+        network = neighbouring_winners(seed)
+        check_way(network, path, "register")
+        plan = Planner(network, isa, choice.wherever_possible("register")).plan()
+        fetched += any(isinstance(step, Fetched) for step in plan.steps)
+    # In some all win, or there is one position.
+    assert fetched > 4
+
+
 def test_every_way_is_tried():
     kinds = {kind for name in NETWORKS for path in PATHS_HERE for kind in _kinds(NETWORKS[name], path)}
     assert kinds >= {
-        "Dense", "Tiles", "Listed", "Permuted", "Permuted, two tables", "Patches", "Pool", "Elementwise", "LocalWinners", "GlobalWinners",
+        "Dense", "Tiles", "Listed", "Fetched", "Permuted", "Permuted, two tables", "Patches", "Pool", "Elementwise", "LocalWinners", "GlobalWinners",
     }  # fmt: skip
 
 

@@ -23,8 +23,8 @@ from host.cpu.steps import Context, Lists
 
 # Bytes of a register.
 REGISTER = 64
-# Outputs whose sums of two strips are in registers, beside the strips' winners.
-OUTPUTS = 8
+# Strips, and outputs whose sums of these are in registers, beside the strips' winners.
+STRIPS, OUTPUTS = 2, 8
 _SUMS = vector(I32, LANES)
 # What makes signed weights unsigned.
 _OFFSET = 128
@@ -158,17 +158,20 @@ class Fetched:
         ]
         at_strips, at_weights = context.tables.add(np.array(strips, np.int64)), context.tables.add(self._weights())
         self._begin(context, at_strips, starts)
-        pairs, odd = divmod(len(strips), 2)
+        groups, rest = divmod(len(strips), STRIPS)
         with code.loop(product.blocks) as block:
-            if pairs:
-                with code.loop(LANES // OUTPUTS) as half, code.loop(pairs) as pair:
-                    self._multiply(context, (block, half), OUTPUTS, (code.offset((pair, 2)), 2), at_strips, at_weights)
-            if odd:
-                self._multiply(context, (block, 0), LANES, (I64(2 * pairs), 1), at_strips, at_weights)
+            if groups:
+                with code.loop(LANES // OUTPUTS) as part, code.loop(groups) as group:
+                    self._multiply(
+                        context, (block, part), OUTPUTS, (code.offset((group, STRIPS)), STRIPS), at_strips, at_weights
+                    )
+            if rest:
+                with code.loop(len(strips), start=STRIPS * groups) as number:
+                    self._multiply(context, (block, 0), LANES, (number, 1), at_strips, at_weights)
         self._end(context, at_sums)
 
     def _weights(self) -> NDArray[np.uint8]:
-        """(halves of blocks, taps, outputs, 64 channels), unsigned where activations are signed."""
+        """(parts of blocks, taps, `OUTPUTS`, 64 channels), unsigned where activations are signed."""
         outputs, taps, channels = self.product.weight.shape
         padded = np.zeros((self.product.blocks * LANES, taps, REGISTER), np.int8)
         padded[:outputs, :, :channels] = self.product.weight
@@ -259,10 +262,10 @@ class Fetched:
             at_strips, at_weights: places of the tables.
         """
         code, product, dots = context.code, self.product, Dots(context.code, context.isa)
-        (number, half), (first, count), taps = block, strips, len(product.window.taps)
+        (number, part), (first, count), taps = block, strips, len(product.window.taps)
         _, starts, at_sums = self._places
-        of_half = taps * OUTPUTS * REGISTER
-        matrix = code.at(context.block, code.offset((number, LANES // OUTPUTS * of_half), (half, of_half)))
+        of_part = taps * OUTPUTS * REGISTER
+        matrix = code.at(context.block, code.offset((number, LANES // OUTPUTS * of_part), (part, of_part)))
         entries = [
             code.at(context.block, code.offset((first, self._of_strip), (n, self._of_strip))) for n in range(count)
         ]
@@ -273,19 +276,19 @@ class Fetched:
             winners = [self._winners(context, strip, at_strips, tap) for strip in entries]
             row = code.at(matrix, code.offset((tap, OUTPUTS * REGISTER)))
             for output in range(outputs):
-                place = at_weights + output // OUTPUTS * of_half + output % OUTPUTS * REGISTER
+                place = at_weights + output // OUTPUTS * of_part + output % OUTPUTS * REGISTER
                 weights = code.load(row, vector(I8, REGISTER), place)
                 for of, (channels, values) in zip(sums, winners, strict=True):
                     chosen, one = dots.choose(channels, (weights,)), of[output]
                     both = (chosen, values) if product.source.offset else (values, chosen)
                     one.set(dots.quads(one.get(), *both))
         found = by_pixel(code, [one.get() for of in sums for one in of], self.entries // QUAD)
-        to_block = code.at(context.work, code.offset((number, self._of_block), (half, 4 * OUTPUTS)))
+        to_block = code.at(context.work, code.offset((number, self._of_block), (part, 4 * OUTPUTS)))
         for pixel, value in enumerate(found):
             for n, strip in enumerate(entries):
                 position = code.load(strip, I64, at_strips + 8 * (taps + pixel))
-                part = value if count == 1 else code.part(value, n * outputs, outputs)
-                code.store(part, code.at(to_block, position), at_sums)
+                of_strip = value if count == 1 else code.part(value, n * outputs, outputs)
+                code.store(of_strip, code.at(to_block, position), at_sums)
 
     def _end(self, context: Context, at_sums: int) -> None:
         """Bias, pool and requantisation of all sums."""

@@ -15,7 +15,7 @@ from host.cpu.steps import Context, Lists
 # Bytes compared at once: as many as a mask has bits.
 CHUNK = 64
 # Pixels whose thresholds are searched side by side, at most.
-TOGETHER = 8
+TOGETHER = 16
 
 
 @dataclass(frozen=True)

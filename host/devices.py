@@ -33,7 +33,7 @@ class RealDevice(Device, Protocol):
     """A device that quantises and scales by itself, to the same numbers as `hwgen.format.io`."""
 
     def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Real values in and out, without the head; x is a batch of at least one word, of the right shape.
+        """Real values in and out, without the head, in C order; x is a batch of at least one word, of the right shape.
 
         Raises:
             DataError: x has a NaN.

@@ -25,6 +25,8 @@ from host.cpu.steps import Context, Lists
 REGISTER = 64
 # Strips, and outputs whose sums of these are in registers, beside the strips' winners.
 STRIPS, OUTPUTS = 2, 8
+# As many registers of products take the time of finding a pixel's winners, and of sorting 16 outputs' sums by pixel.
+_PIXEL, _SORTED = 4, 20
 _SUMS = vector(I32, LANES)
 # What makes signed weights unsigned.
 _OFFSET = 128
@@ -142,9 +144,11 @@ class Fetched:
 
     @property
     def units(self) -> float:
-        """Registers of products, a position and 16 outputs."""
-        outputs = self.product.blocks * LANES
-        return len(self.strips) * outputs * len(self.product.window.taps) / np.prod(self.product.window.size)
+        """Registers of products, a position and all outputs, and what else takes as long as so many."""
+        rows, columns = self._extent
+        products = len(self.strips) * self.product.blocks * LANES * len(self.product.window.taps)
+        others = _PIXEL * rows * columns + 2 * len(self._registers) + _SORTED * len(self.strips) * self.product.blocks
+        return (products + others) / int(np.prod(self.product.window.size))
 
     def emit(self, context: Context) -> None:
         code, product = context.code, self.product

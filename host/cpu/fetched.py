@@ -25,7 +25,7 @@ from host.cpu.steps import Context, Lists
 REGISTER = 64
 # Strips, and outputs whose sums of these are in registers, beside the strips' winners.
 STRIPS, OUTPUTS = 2, 8
-# As many registers of products take the time of finding a pixel's winners, and of sorting 16 outputs' sums by pixel.
+# By an estimate, as many registers of products take the time of finding a pixel's winners, and of sorting 16 outputs' sums by pixel.
 _PIXEL, _SORTED = 4, 20
 _SUMS = vector(I32, LANES)
 # What makes signed weights unsigned.

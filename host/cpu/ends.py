@@ -169,14 +169,16 @@ class Output:
 
 
 def transposed(code: Code, rows: list[Value], together: int = 1) -> list[Value]:
-    """Of 16 lanes each, of which so many stay together: of 16, or of fewer rows if several lanes do."""
-    half = len(rows) // 2
-    if not half:
-        return rows
-    pairs = [
-        lane for n in range(half) for row in (0, LANES) for lane in range(row + n * together, row + (n + 1) * together)
+    """Of 16 lanes each, of which so many stay together. Of fewer rows than there are such groups, each row that results has
+    several groups' columns, one behind the other."""
+    low = [
+        lane
+        for n in range(LANES // together // 2)
+        for row in (0, LANES)
+        for lane in range(row + n * together, row + (n + 1) * together)
     ]
-    low, high = pairs, [lane + half * together for lane in pairs]
+    high = [lane + LANES // 2 for lane in low]
+    half = len(rows) // 2
     # Interleaving the first half of the rows with the second moves a bit of a lane's number to the row's.
     for _ in range(len(rows).bit_length() - 1):
         rows = [code.shuffle(rows[n], rows[half + n], order) for n in range(half) for order in (low, high)]

@@ -286,13 +286,14 @@ class Fetched:
                     chosen, one = dots.choose(channels, (weights,)), of[output]
                     both = (chosen, values) if product.source.offset else (values, chosen)
                     one.set(dots.quads(one.get(), *both))
-        found = by_pixel(code, [one.get() for of in sums for one in of], self.entries // QUAD)
         to_block = code.at(context.work, code.offset((number, self._of_block), (part, 4 * OUTPUTS)))
-        for pixel, value in enumerate(found):
-            for n, strip in enumerate(entries):
-                position = code.load(strip, I64, at_strips + 8 * (taps + pixel))
-                of_strip = value if count == 1 else code.part(value, n * outputs, outputs)
-                code.store(of_strip, code.at(to_block, position), at_sums)
+        share = LANES // outputs
+        for strip, of in zip(entries, sums, strict=True):
+            for n, value in enumerate(by_pixel(code, [one.get() for one in of], self.entries // QUAD)):
+                for pixel in range(share):
+                    position = code.load(strip, I64, at_strips + 8 * (taps + share * n + pixel))
+                    stored = value if share == 1 else code.part(value, pixel * outputs, outputs)
+                    code.store(stored, code.at(to_block, position), at_sums)
 
     def _end(self, context: Context, at_sums: int) -> None:
         """Bias, pool and requantisation of all sums."""
@@ -321,11 +322,11 @@ def fetchable(product: Product, lists: Lists | None, isa: Isa) -> bool:
 
 
 def by_pixel(code: Code, rows: list[Value], parts: int) -> list[Value]:
-    """The sums of each pixel, a lane for each of 16 rows.
+    """The sums of each pixel, a lane for each row; of 8 rows, those of two pixels one behind the other.
 
     Args:
         code: where the code goes.
-        rows: 16 vectors of 16 lanes: of each pixel, so many parts of its sum.
+        rows: 8 or 16 vectors of 16 lanes: of each pixel, so many parts of its sum.
         parts: 1, 2 or 4.
     """
     together = 1

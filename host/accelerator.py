@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy import ndarray
 from numpy.typing import ArrayLike, NDArray
 
 from host.devices import Device, RealDevice, open_device
@@ -81,16 +80,15 @@ class Accelerator:
             DataError: the wrong shape or dtype, or a NaN.
         """
         real = self._real
-        if real is None or type(x) is not ndarray or x.dtype != _FLOAT32:
+        if real is None or type(x) is not np.ndarray or x.dtype != _FLOAT32:
             return self._dequantise(self.run_int(self._quantise(x)))
         if x.shape != self._one_word:
             _check_shape(x, self._input)
             if not len(x):
                 return self._dequantise(self._compute(x))
-        # A call takes microseconds: what `_compute` does is written out.
+        # What `_compute` does, written out: a call takes microseconds, and real devices answer in C order.
         with self._lock:
-            if self._closed:
-                self._check_open()
+            self._check_open()
             start = perf_counter()
             y = real.run(x)
             self._seconds += perf_counter() - start

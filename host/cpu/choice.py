@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from host.cpu.dense import Dense
-from host.cpu.fetched import Fetched, fetchable
+from host.cpu.fetched import Fetched
 from host.cpu.isa import Isa
 from host.cpu.layout import LANES
 from host.cpu.listed import Listed
@@ -119,7 +119,7 @@ def ways(product: Product, lists: Lists | None, isa: Isa) -> list[Way]:
     found = _dense_ways(product, isa)
     if lists is not None:
         pairs = len(product.window.taps) * lists.slots / 2
-        if fetchable(product, lists, isa):
+        if product.scratch is not None:
             fetched = Fetched(product, lists.slots)
             found.append(Way("register", fetched.units, fetched))
         found.append(Way("pair", pairs * lists.row_bytes / LANES, Listed(product, lists)))

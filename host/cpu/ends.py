@@ -169,8 +169,17 @@ class Output:
 
 
 def transposed(code: Code, rows: list[Value], together: int = 1) -> list[Value]:
-    """Of 16 lanes each, of which so many stay together. Of fewer rows than there are such groups, each row that results has
-    several groups' columns, one behind the other."""
+    """Lanes of rows as rows of lanes.
+
+    Args:
+        code: where the code goes.
+        rows: a power of two of vectors of 16 lanes, at most as many as groups of lanes.
+        together: lanes of a group, which stay side by side.
+
+    Returns:
+        As many vectors. Where rows are as many as groups, vector i has group i of each row. Where they are fewer, it has so
+        many groups, one behind the other, as there are groups for a row: of each all rows.
+    """
     low = [
         lane
         for n in range(LANES // together // 2)

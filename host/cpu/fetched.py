@@ -25,7 +25,10 @@ from host.cpu.steps import Context, Lists
 REGISTER = 64
 # Strips, and outputs whose sums of these are in registers, beside the strips' winners.
 STRIPS, OUTPUTS = 2, 8
-# By an estimate, as many registers of products take the time of finding a pixel's winners, and of sorting 16 outputs' sums by pixel.
+# Bytes of sums that are kept, at most: what the second caches hold.
+MOST_SUMS = 1 << 19
+# Estimates: as many registers of products take the time of finding a pixel's winners, and of sorting the sums of 16 outputs
+# by pixel.
 _PIXEL, _SORTED = 4, 20
 _SUMS = vector(I32, LANES)
 # What makes signed weights unsigned.
@@ -129,16 +132,17 @@ class Fetched:
     @property
     def size(self) -> int:
         """Bytes of scratch."""
-        return self._places[-1] + self.product.blocks * self._of_block - self._scratch
+        return self._places[-1] + self.product.blocks * self._of_block
 
-    @property
-    def _scratch(self) -> int:
-        return self.product.scratch or 0
+    def _kept(self, context: Context) -> Value:
+        """Pointer to the scratch."""
+        assert self.product.scratch is not None
+        return context.code.at(context.work, self.product.scratch)
 
     @property
     def _places(self) -> tuple[int, int, int]:
-        """Of the registers, of what sums begin with, and of the sums: bytes of the workspace."""
-        registers = self._scratch + 2 * self._arranged
+        """Of the registers, of what sums begin with, and of the sums: bytes of the scratch."""
+        registers = 2 * self._arranged
         starts = registers + 2 * REGISTER * len(self._registers)
         return registers, starts, starts + REGISTER * len(self.strips)
 
@@ -188,7 +192,7 @@ class Fetched:
         rows, columns = self._extent
         kind, entries = vector(I8, min(REGISTER, source.stride)), self.entries
         channels = code.constant(kind, 0).type(list(range(kind.count)))
-        nothing, base = code.constant(kind, 0), code.at(context.work, self._scratch)
+        nothing, base = code.constant(kind, 0), self._kept(context)
 
         def write(x: int | Value, places: list[tuple[Value, int]], y: Value) -> None:
             pixel = code.at(context.work, code.offset((y, source.row), (x, source.pixel)))
@@ -217,7 +221,7 @@ class Fetched:
         at_registers = context.tables.add(self._registers)
         with code.loop(len(self._registers)) as number:
             first = code.load(code.at(context.block, code.offset((number, 8))), I64, at_registers)
-            place = code.at(context.work, code.offset((number, 2 * REGISTER)))
+            place = code.at(base, code.offset((number, 2 * REGISTER)))
             for part in range(2):
                 value = code.load(code.at(base, first), vector(I8, REGISTER), part * self._arranged)
                 code.store(value, place, registers + part * REGISTER)
@@ -233,7 +237,7 @@ class Fetched:
                 with code.loop(len(self.product.window.taps)) as tap:
                     _, values = self._winners(context, strip, at_strips, tap)
                     total.set(dots.quads(total.get(), offsets, values))
-            place = code.at(context.work, code.offset((number, REGISTER)))
+            place = code.at(self._kept(context), code.offset((number, REGISTER)))
             code.store(code.builder.sub(zero, total.get()), place, starts)
 
     @property
@@ -244,7 +248,7 @@ class Fetched:
     def _winners(self, context: Context, strip: Value, at_strips: int, tap: Value) -> list[Value]:
         """A strip's channels and values at a tap; `strip`: pointer into the block."""
         code = context.code
-        place = code.at(context.work, code.load(code.at(strip, code.offset((tap, 8))), I64, at_strips))
+        place = code.at(self._kept(context), code.load(code.at(strip, code.offset((tap, 8))), I64, at_strips))
         return [code.load(place, vector(I8, REGISTER), part * REGISTER) for part in range(2)]
 
     def _multiply(
@@ -273,7 +277,7 @@ class Fetched:
         entries = [
             code.at(context.block, code.offset((first, self._of_strip), (n, self._of_strip))) for n in range(count)
         ]
-        begin = code.at(context.work, code.offset((first, REGISTER)))
+        begin = code.at(self._kept(context), code.offset((first, REGISTER)))
         begins = [code.load(begin, _SUMS, starts + n * REGISTER) for n in range(count)]
         sums = [[code.variable(_SUMS, begin) for _ in range(outputs)] for begin in begins]
         with code.loop(taps) as tap:
@@ -286,7 +290,7 @@ class Fetched:
                     chosen, one = dots.choose(channels, (weights,)), of[output]
                     both = (chosen, values) if product.source.offset else (values, chosen)
                     one.set(dots.quads(one.get(), *both))
-        to_block = code.at(context.work, code.offset((number, self._of_block), (part, 4 * OUTPUTS)))
+        to_block = code.at(self._kept(context), code.offset((number, self._of_block), (part, 4 * OUTPUTS)))
         share = LANES // outputs
         for strip, of in zip(entries, sums, strict=True):
             for n, value in enumerate(by_pixel(code, [one.get() for one in of], self.entries // QUAD)):
@@ -305,20 +309,22 @@ class Fetched:
         with code.loop(product.blocks) as block:
             channel = code.offset((block, LANES))
             bias = code.load(code.at(context.block, code.offset((channel, 4))), _SUMS, at_biases)
-            base = code.at(context.work, code.offset((block, self._of_block)))
+            base = code.at(self._kept(context), code.offset((block, self._of_block)))
             with positions(context, product, tile, width * pixel, pixel) as (distance, place):
                 first = code.at(base, distance)
                 sums = [code.load(first, _SUMS, at_sums + (y * width + x) * pixel) for y, x in tile.places]
                 ending.store(place, channel, sums, bias)
 
 
-def fetchable(product: Product, lists: Lists | None, isa: Isa) -> bool:
-    """Whether each pixel has few winners of few channels, and neighbours in the output see neighbours."""
-    if lists is None or not isa.permutes or product.window.stride != (1, 1) or product.source.unit != 1:
+def fetchable(product: Product, lists: Lists, isa: Isa) -> bool:
+    """Whether each pixel has few winners of few channels, neighbours in the output see neighbours, and all sums stay in a
+    cache."""
+    source, window = product.source, product.window
+    if not isa.permutes or not product.several or window.stride != (1, 1) or source.unit != 1:
         return False
-    of_pixels = (lists.map.height, lists.map.width) == (product.source.height, product.source.width)
-    several = int(np.prod(product.window.size)) > 1
-    return of_pixels and several and product.source.stride <= REGISTER and lists.slots <= REGISTER // QUAD
+    of_pixels = (lists.map.height, lists.map.width) == (source.height, source.width)
+    few = source.stride <= REGISTER and lists.slots <= REGISTER // QUAD
+    return of_pixels and few and window.size[0] * window.size[1] * product.blocks * 4 * LANES <= MOST_SUMS
 
 
 def by_pixel(code: Code, rows: list[Value], parts: int) -> list[Value]:

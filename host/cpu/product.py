@@ -1,7 +1,7 @@
 """Convolutions and linear layers: what they compute, position by position, and what becomes of the sums.
 
-How the products are formed is each way's own: dense.py, tiles.py, permuted.py, listed.py and fetched.py. A linear layer is a convolution with
-one position.
+How the products are formed is each way's own: dense.py, tiles.py, permuted.py, fetched.py and listed.py. A linear layer is
+a convolution with one position.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Product:
         gather: makes the source of another map, or None; every way begins with it.
         windows: the same of a map of which each pixel is all that a window of the pool sees, or None.
         apart: of such a product: bytes between neighbouring positions (rows, columns) within a pixel.
-        scratch: a byte of the workspace, from which on there is room for what a way keeps of its own; or None.
+        scratch: a byte of the workspace, from which on there is room for what `fetched` keeps; or None where it cannot serve.
     """
 
     name: str

@@ -324,6 +324,14 @@ def test_random_neighbouring_winners(path):
     assert fetched > 4
 
 
+def test_large_maps_keep_no_sums_of_winners():
+    network = network_of(
+        (64, 100, 100), 64, KWinners("k", 8, True), conv("a", 64, 64, 1, 1, padding=(0, 1)), scaled("b", 64)
+    )
+    plan = Planner(network, PATHS["avx512"], choice.wherever_possible("register")).plan()
+    assert not any(isinstance(step, Fetched) for step in plan.steps)
+
+
 def test_every_way_is_tried():
     kinds = {kind for name in NETWORKS for path in PATHS_HERE for kind in _kinds(NETWORKS[name], path)}
     assert kinds >= {

@@ -30,6 +30,7 @@ from hwgen import terminal
 from hwgen.format.network import IntegerNetwork
 
 ENDS = "input and output"
+TABLES = {1: "", 2: ", two tables", 4: ", four tables"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _measure(programs: list[Timed], words: np.ndarray, calls: int) -> None:
 def _name(way: Step) -> str:
     if not isinstance(way, Permuted):
         return re.sub("(?<=[a-z])(?=[A-Z])", " ", type(way).__name__).lower()
-    return "permuted" + ", two tables" * way.pairs + ", asking ahead" * (way.ahead and not way.product.several)
+    return "permuted" + TABLES[way.tables] + ", asking ahead" * (way.ahead and not way.product.several)
 
 
 def main(

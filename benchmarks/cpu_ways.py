@@ -27,7 +27,7 @@ from hwgen.format.network import Conv2d, Input, IntegerNetwork, KWinners, Layer,
 
 UNITS = {
     "dense": "quad", "tiles": "tile", "fetched": "register", "listed": "pair", "permuted": "slot",
-    "permuted, two tables": "pair_slot",
+    "permuted, two tables": "pair_slot", "permuted, four tables": "shared_slot",
 }  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from host.cpu.isa import Isa
 from host.cpu.layout import LANES
 from host.cpu.listed import Listed
 from host.cpu.measured import Measured
-from host.cpu.permuted import Permuted
-from host.cpu.product import Product
+from host.cpu.permuted import SHARED, TABLE, Permuted
+from host.cpu.product import Product, byte_places, covered
 from host.cpu.steps import Lists, Step
 from host.cpu.tiles import Tiles, tileable
 
@@ -35,6 +35,7 @@ class Costs:
         pair: two entries of a list.
         slot: four weights an output, their activations chosen from one table.
         pair_slot: the same, chosen from two.
+        shared_slot: from four, which four blocks share.
         tile: 16 positions and 64 bytes, in tiles.
         register: 64 products of winners, whose weights were chosen from one table.
     """
@@ -43,11 +44,12 @@ class Costs:
     pair: float
     slot: float = 0.0
     pair_slot: float = 0.0
+    shared_slot: float = 0.0
     tile: float = 0.0
     register: float = 0.0
 
 
-_AVX512 = Costs(quad=0.36, pair=0.95, slot=0.5, pair_slot=0.76, register=0.5)
+_AVX512 = Costs(quad=0.36, pair=0.95, slot=0.5, pair_slot=0.76, shared_slot=0.9, register=0.5)
 _AMX = replace(_AVX512, tile=12.0)
 COSTS = {
     "amx": _AMX,
@@ -129,15 +131,16 @@ def ways(product: Product, lists: Lists | None, isa: Isa) -> list[Way]:
 
 
 def _permuted_ways(product: Product) -> list[Way]:
-    one, two = (Permuted(product.windows or product, pairs) for pairs in (False, True))
-    ways = [Way("slot", sum(len(block.tables) for block in one.slots), one)]
-    # Where there is a single table, both are one way.
-    if two.slots[0].tables.shape[1] == 2:
-        ways.append(Way("pair_slot", sum(len(block.tables) for block in two.slots), two))
-        if not product.several:
-            # Bound by the fetching of slots, of which there are fewer.
-            ways = [ways[1], replace(ways[1], step=replace(two, ahead=False))]
-    return ways
+    def way(unit: str, tables: int) -> Way:
+        step = Permuted(product.windows or product, tables)
+        return Way(unit, sum(len(block.tables) for block in step.slots), step)
+
+    most = len(covered(byte_places(product.windows or product), TABLE)[0])
+    if product.several or most == 1:
+        return [way("slot", 1), *([way("pair_slot", 2)] if most > 1 else [])]
+    # Bound by the fetching of slots, of which there are fewer the more tables they choose from.
+    found = [way("pair_slot", 2), *([way("shared_slot", SHARED)] if most > 2 else [])]
+    return [*found, *(replace(way, step=replace(way.step, ahead=False)) for way in found)]
 
 
 def _dense_ways(product: Product, isa: Isa) -> list[Way]:

@@ -70,13 +70,18 @@ class Dots:
         return code.call("llvm.x86.avx2.pmadd.wd", vector(I32, LANES // 2), first, second)
 
     def choose(self, choices: Value, tables: tuple[Value, ...]) -> Value:
-        """Bytes of one table of 64, or of two, by 64 choices."""
+        """Bytes of one table of 64, of two or of four, by 64 choices."""
         code, kind = self.code, vector(I8, 64)
         if self.isa.emulated:
             return self._looked_up(choices, tables)
         if len(tables) == 1:
             return code.call("llvm.x86.avx512.permvar.qi.512", kind, tables[0], choices)
-        return code.call("llvm.x86.avx512.vpermi2var.qi.512", kind, tables[0], choices, tables[1])
+        low, *high = (
+            code.call("llvm.x86.avx512.vpermi2var.qi.512", kind, tables[first], choices, tables[first + 1])
+            for first in range(0, len(tables), 2)
+        )
+        # The instruction heeds seven bits of a choice.
+        return code.builder.select(code.builder.icmp_signed("<", choices, code.constant(kind, 0)), *high, low) if high else low
 
     def _looked_up(self, choices: Value, tables: tuple[Value, ...]) -> Value:
         name = f"choose_of_{len(tables)}"

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from host.cpu.dots import QUAD, Dots
 from host.cpu.ir import I8, I32, I64, Value, vector
-from host.cpu.layout import LANES, Map
+from host.cpu.layout import LANES, Map, padded
 from host.cpu.product import Ending, Product, Tile, byte_places, covered, positions, relative_bytes, tile_of
 from host.cpu.steps import Context
 
-# Bytes of a table, and of two.
+# Bytes of a table.
 TABLE = 64
 # A load that crosses a line takes two: with a copy of a map, half a table further, tables that begin at a multiple of so
 # many bytes cross none in the map or none in the copy.
@@ -31,6 +31,8 @@ MOST_HELD = 12
 ONE_SUM = 6
 # Blocks whose sums a loop adds to in turn: one alone would wait for itself.
 TOGETHER = 4
+# So many tables are shared by such blocks.
+SHARED = 4
 # Bytes that a loop over slots asks for ahead: processors foresee reads in a row, but not beyond a page.
 AHEAD = 2048
 
@@ -40,7 +42,7 @@ class Slots:
     """The schedule of one block of 16 outputs: each slot multiplies four weights of each output.
 
     Attributes:
-        tables: int (slots, 1 or 2): of each table the first byte, relative to a position's first pixel.
+        tables: int (slots, 1, 2 or 4): of each table the first byte, relative to a position's first pixel.
         choices: uint8 (slots, 16, 4): bytes of the tables.
         weights: int8 (slots, 16, 4): zero where an output has nothing to do.
     """
@@ -48,6 +50,14 @@ class Slots:
     tables: NDArray[np.int64]
     choices: NDArray[np.uint8]
     weights: NDArray[np.int8]
+
+    def blocks(self) -> list[Slots]:
+        """Those of each 16 outputs, where there are more."""
+        parts = range(0, self.choices.shape[1], LANES)
+        return [
+            Slots(self.tables, self.choices[:, part : part + LANES], self.weights[:, part : part + LANES])
+            for part in parts
+        ]
 
 
 def scheduled(
@@ -57,10 +67,11 @@ def scheduled(
 
     Args:
         places: (columns,): where each column's activation lies, in bytes.
-        weights: int8 (outputs, columns), outputs up to 16.
+        weights: int8 (outputs, columns); of more than 16 outputs, a multiple of 16 lanes takes the same tables.
         count: tables of a slot.
         tables_of: their first bytes, given the first byte that is needed.
     """
+    padding = padded(len(weights))
     columns = [row[np.argsort(places[row], kind="stable")] for row in (np.flatnonzero(row) for row in weights)]
     # Of each output, what is left begins at `done`; there is nothing behind the last one.
     longest = max(len(row) for row in columns) + QUAD
@@ -78,7 +89,7 @@ def scheduled(
         if first == _NOWHERE:
             break
         tables.append(tables_of(first))
-        choice, weight = np.zeros((LANES, QUAD), np.uint8), np.zeros((LANES, QUAD), np.int8)
+        choice, weight = np.zeros((padding, QUAD), np.uint8), np.zeros((padding, QUAD), np.int8)
         for number, start in enumerate(tables[-1]):
             served = (wanted >= start) & (wanted < start + TABLE)
             choice[: len(columns)][served] = TABLE * number + wanted[served] - start
@@ -86,7 +97,7 @@ def scheduled(
             done += served.sum(axis=1)
         choices.append(choice)
         chosen.append(weight)
-    shape = (len(tables), LANES, QUAD)
+    shape = (len(tables), padding, QUAD)
     return Slots(
         np.array(tables, np.int64).reshape(len(tables), count),
         np.array(choices, np.uint8).reshape(shape),
@@ -100,14 +111,15 @@ class Permuted:
 
     Attributes:
         product: what is computed.
-        pairs: whether a slot's activations are chosen from two tables, which stay where they are, or from one that
-            begins anywhere, or at a multiple of `HALF` where there is a copy of the map: to choose from two takes an
-            Intel processor more operations (uops.info, vpermi2b).
+        tables: from which a slot's activations are chosen. One begins anywhere, or at a multiple of `HALF` where there is
+            a copy of the map. Two stay where they are, except for a single position; to choose from two takes an Intel
+            processor more operations (uops.info, vpermi2b). `SHARED` are for a single position alone: blocks that are
+            computed together share them, so that there are fewer slots to fetch and hardly more tables to load.
         ahead: whether a loop over slots asks for what it will read: processors differ in whether that helps.
     """
 
     product: Product
-    pairs: bool
+    tables: int
     ahead: bool = True
 
     @property
@@ -120,32 +132,26 @@ class Permuted:
         places = byte_places(self.product)
         starts = covered(places, TABLE)[0].tolist()
 
-        def pair(place: int) -> Sequence[int]:
-            # Of one position tables are not kept for the next slot either way.
-            if not self.product.several:
-                (first,) = one(place)
-                return [first, first + TABLE][: len(starts)]
-            first = max(0, min(bisect_right(starts, place) - 1, len(starts) - 2))
-            return starts[first : first + 2]
-
-        def one(place: int) -> Sequence[int]:
+        def tables_of(place: int) -> Sequence[int]:
+            if self.tables == 2 and self.product.several:
+                first = max(0, min(bisect_right(starts, place) - 1, len(starts) - 2))
+                return starts[first : first + 2]
             if self.product.apart:
                 return [0]
-            return [place if self.product.copy is None else place // HALF * HALF]
+            first = place if self.product.copy is None else place // HALF * HALF
+            return [first + TABLE * number for number in range(self.tables)]
 
         rows = self.product.weight.reshape(self.product.outputs, -1)
-        count, tables_of = (min(2, len(starts)), pair) if self.pairs else (1, one)
-        return [
-            scheduled(places, rows[start : start + LANES], count, tables_of)
-            for start in range(0, self.product.outputs, LANES)
-        ]
+        size = LANES * TOGETHER if self.tables == SHARED else LANES
+        made = [scheduled(places, rows[at : at + size], self.tables, tables_of) for at in range(0, len(rows), size)]
+        return [block for slots in made for block in slots.blocks()]
 
     def emit(self, context: Context) -> None:
         product = self.product
         blocks = self.slots
         if product.gather:
             product.gather.emit(context)
-        if product.copy is not None and not (self.pairs and product.several):
+        if product.copy is not None and not (self.tables > 1 and product.several):
             _copy(context, product.source, product.copy)
             blocks = [replace(slots, tables=_of_copy(slots.tables, product.source, product.copy)) for slots in blocks]
         tile = tile_of(product, context.isa.permuted_positions)
@@ -197,7 +203,8 @@ class Permuted:
         dots, kind, tables = Dots(code, context.isa), vector(I8, TABLE), blocks[0].tables.shape[1]
         together = max(1, TOGETHER // len(tile.places))
         # Blocks of a group take the slots of the longest.
-        order = np.argsort([-len(block.tables) for block in blocks], kind="stable")
+        shared = self.tables == SHARED
+        order = np.argsort([0 if shared else -len(block.tables) for block in blocks], kind="stable")
         sorted_ = [blocks[number] for number in order]
         groups = [
             _side_by_side(sorted_[start : start + together], together) for start in range(0, len(blocks), together)
@@ -232,16 +239,18 @@ class Permuted:
                     for table in (at_choices, at_weights) if self.ahead else ():
                         for part in range(together):
                             code.prefetch(code.at(row, table + TABLE * part + AHEAD))
+                    held: list[tuple[Value, ...]] = []
                     for part in range(together):
-                        starts = [code.load(entry, I32, at_places + 4 * (known * part + n)) for n in range(known)]
-                        wanted = [code.builder.sext(start, I64) for start in starts]
-                        if known < tables:
-                            wanted = [code.offset((wanted[0], 1), (apart, 1)) for apart in distances[0].tolist()]
+                        if not (shared and part):
+                            starts = [code.load(entry, I32, at_places + 4 * (known * part + n)) for n in range(known)]
+                            wanted = [code.builder.sext(start, I64) for start in starts]
+                            if known < tables:
+                                wanted = [code.offset((wanted[0], 1), (apart, 1)) for apart in distances[0].tolist()]
+                            held = [tuple(code.load(pixel, kind, start) for start in wanted) for pixel in pixels]
                         choices = code.load(row, kind, at_choices + TABLE * part)
                         weights = code.load(row, kind, at_weights + TABLE * part)
-                        for pixel, one in zip(pixels, sums[part], strict=True):
-                            bytes_ = dots.choose(choices, tuple(code.load(pixel, kind, start) for start in wanted))
-                            one.set(dots.quads(one.get(), bytes_, weights))
+                        for from_, one in zip(held, sums[part], strict=True):
+                            one.set(dots.quads(one.get(), dots.choose(choices, from_), weights))
                 for part in range(together):
                     # The last group may have fewer blocks.
                     there = I64(len(blocks) - part)

@@ -36,7 +36,7 @@ from tests.random_networks import random_network
 # What this processor can run, and the decisions of AVX-512 in any case.
 PATHS_HERE = [*supported(processor()[1]), *EMULATED]
 # The units of `host.cpu.choice.Costs` whose ways are forced; those of `avx512` are the same in `amx`.
-_OF_AVX512 = ("quad", "slot", "pair_slot", "pair", "register")
+_OF_AVX512 = ("quad", "slot", "pair_slot", "shared_slot", "pair", "register")
 PATHS_OF_WAYS = {
     "amx": ("tile",), "amx-emulated": ("tile",), "avx512": _OF_AVX512, "avx512-emulated": _OF_AVX512,
 }  # fmt: skip
@@ -335,7 +335,7 @@ def test_large_maps_keep_no_sums_of_winners():
 def test_every_way_is_tried():
     kinds = {kind for name in NETWORKS for path in PATHS_HERE for kind in _kinds(NETWORKS[name], path)}
     assert kinds >= {
-        "Dense", "Tiles", "Listed", "Fetched", "Permuted", "Permuted, two tables", "Patches", "Pool", "Elementwise", "LocalWinners", "GlobalWinners",
+        "Dense", "Tiles", "Listed", "Fetched", "Permuted", "Permuted, 2 tables", "Permuted, 4 tables", "Patches", "Pool", "Elementwise", "LocalWinners", "GlobalWinners",
     }  # fmt: skip
 
 
@@ -343,8 +343,8 @@ def _kinds(network: IntegerNetwork, path: str) -> list[str]:
     found = []
     for step in Planner(network, choose(path, processor()[1])).plan().steps:
         for way in step.ways if isinstance(step, Measured) else (step,):
-            pairs = ", two tables" if getattr(way, "pairs", False) else ""
-            found.append(type(way).__name__ + pairs)
+            tables = getattr(way, "tables", 1)
+            found.append(type(way).__name__ + (f", {tables} tables" if tables > 1 else ""))
     return found
 
 

@@ -12,7 +12,10 @@ from hwgen.errors import InputError
 
 # What each path needs of the processor, as LLVM names it.
 _AVX2 = ("avx2", "bmi", "bmi2", "popcnt", "lzcnt", "fma")
-_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512vbmi2", "avx512vnni")
+_AVX512 = (
+    *_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512vbmi2", "avx512vnni",
+    "avx512vpopcntdq", "gfni",
+)  # fmt: skip
 _AMX = (*_AVX512, "amx-tile", "amx-int8")
 
 

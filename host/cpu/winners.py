@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from llvmlite import ir
 
+from host.cpu import planes
 from host.cpu.ir import I1, I8, I16, I32, I64, Value, Variable, vector
 from host.cpu.layout import Map
 from host.cpu.steps import Context, Lists
@@ -142,13 +143,20 @@ class LocalWinners:
             base = code.at(context.work, code.offset((y, source.row), (x, source.pixel)))
             place = code.at(context.work, code.offset((y, target.row), (x, target.pixel)))
             pixels = [_Pixel(self, context, code.at(base, source.origin + n * source.pixel)) for n in range(together)]
-            bounds = thresholds(context, self.k, [pixel.reaching for pixel in pixels])
-            for number, (pixel, bound) in enumerate(zip(pixels, bounds, strict=True)):
+            for number, (pixel, found) in enumerate(zip(pixels, self._search(context, pixels), strict=True)):
                 to_list = None
                 if self.lists:
                     to_list = code.at(context.work, code.offset((y, self.lists.row), (x, self.lists.pixel)))
                     to_list = code.at(to_list, self.lists.origin + number * self.lists.pixel)
-                pixel.store(bound, code.at(place, target.origin + number * target.pixel), to_list)
+                pixel.store(found, code.at(place, target.origin + number * target.pixel), to_list)
+
+    def _search(self, context: Context, pixels: Sequence[_Pixel]) -> list[tuple[list[Value], list[Value], Value]]:
+        """Of each pixel the masks of its chunks, of bytes above the lowest winner and equal to it, and how many of these win."""
+        if context.isa.permutes and self.source.channels <= planes.MOST:
+            values, (valid,) = [pixel.values[0] for pixel in pixels], pixels[0].valid
+            return [([one.above], [one.equal], one.open) for one in planes.largest(context, self.k, values, valid)]
+        bounds = thresholds(context, self.k, [pixel.reaching for pixel in pixels])
+        return [pixel.found(bound) for pixel, bound in zip(pixels, bounds, strict=True)]
 
 
 class _Pixel:
@@ -159,13 +167,13 @@ class _Pixel:
         self._step, self._context, self._marks, self._pixel = step, context, Marks(context), pixel
         chunks = [(start, min(CHUNK, source.stride - start)) for start in range(0, source.channels, CHUNK)]
         self._starts = [start for start, _ in chunks]
-        self._valid = [(1 << min(CHUNK, source.channels - start)) - 1 for start in self._starts]
-        self._values = [self._marks.loaded(pixel, count, start) for start, count in chunks]
+        self.valid = [(1 << min(CHUNK, source.channels - start)) - 1 for start in self._starts]
+        self.values = [self._marks.loaded(pixel, count, start) for start, count in chunks]
 
     def _among(self, relation: str, bound: Value) -> list[Value]:
         builder = self._context.code.builder
-        found = (self._marks.where(relation, part, bound) for part in self._values)
-        return [builder.and_(mask, I64(bits)) for mask, bits in zip(found, self._valid, strict=True)]
+        found = (self._marks.where(relation, part, bound) for part in self.values)
+        return [builder.and_(mask, I64(bits)) for mask, bits in zip(found, self.valid, strict=True)]
 
     def reaching(self, candidate: Value) -> Value:
         """How many channels are at least that large."""
@@ -174,19 +182,24 @@ class _Pixel:
             total = self._context.code.builder.add(total, self._marks.count(mask))
         return total
 
-    def store(self, bound: Value, place: Value, to_list: Value) -> None:
-        """Stores the winners, given the lowest; `to_list` is None where no list is wanted."""
-        code, builder, marks, step = self._context.code, self._context.code.builder, self._marks, self._step
+    def found(self, bound: Value) -> tuple[list[Value], list[Value], Value]:
+        """Masks of the bytes above the lowest winner and equal to it, and how many of these win."""
         above, equal = self._among(">", bound), self._among("==", bound)
-        open_places: Value = I64(step.k)
+        open_places: Value = I64(self._step.k)
         for mask in above:
-            open_places = builder.sub(open_places, marks.count(mask))
+            open_places = self._context.code.builder.sub(open_places, self._marks.count(mask))
+        return above, equal, open_places
+
+    def store(self, found: tuple[list[Value], list[Value], Value], place: Value, to_list: Value) -> None:
+        """Stores the winners, given what was found; `to_list` is None where no list is wanted."""
+        code, builder, marks, step = self._context.code, self._context.code.builder, self._marks, self._step
+        above, equal, open_places = found
         number = code.variable(I64, 0)
         for part, start in enumerate(self._starts):
             ties = marks.lowest(equal[part], open_places)
             open_places = builder.sub(open_places, marks.count(ties))
             winners = builder.or_(above[part], ties)
-            code.store(marks.kept(winners, self._values[part], step.source.offset), place, start)
+            code.store(marks.kept(winners, self.values[part], step.source.offset), place, start)
             if step.lists and len(self._starts) == 1:
                 marks.all_listed(winners, self._pixel, to_list, step.k, step.lists, step.source.offset)
             elif step.lists:

@@ -191,8 +191,9 @@ def taught_loss(output: torch.Tensor, example: torch.Tensor, temperature: float)
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether it pays to train in bfloat16: on a processor with matrix units for it (Intel AMX)."""
-    return torch.device(device).type == "cpu" and torch.cpu._is_amx_tile_supported()
+    """Whether it pays to train in bfloat16: on a processor with instructions for it (Intel AMX, AVX512_BF16)."""
+    supported = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.device(device).type == "cpu" and supported
 
 
 def _laid_out(network: Network, layout: torch.memory_format) -> Network:

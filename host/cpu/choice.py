@@ -49,6 +49,8 @@ class Costs:
     register: float = 0.0
 
 
+# Of permuted weights, by the number of tables.
+_UNITS = {1: "slot", 2: "pair_slot", SHARED: "shared_slot"}
 _AVX512 = Costs(quad=0.36, pair=0.95, slot=0.5, pair_slot=0.76, shared_slot=0.9, register=0.5)
 _AMX = replace(_AVX512, tile=12.0)
 COSTS = {
@@ -131,16 +133,15 @@ def ways(product: Product, lists: Lists | None, isa: Isa) -> list[Way]:
 
 
 def _permuted_ways(product: Product) -> list[Way]:
-    def way(unit: str, tables: int) -> Way:
-        step = Permuted(product.windows or product, tables)
-        return Way(unit, sum(len(block.tables) for block in step.slots), step)
-
-    most = len(covered(byte_places(product.windows or product), TABLE)[0])
+    seen = product.windows or product
+    most = len(covered(byte_places(seen), TABLE)[0])
     if product.several or most == 1:
-        return [way("slot", 1), *([way("pair_slot", 2)] if most > 1 else [])]
-    # Bound by the fetching of slots, of which there are fewer the more tables they choose from.
-    found = [way("pair_slot", 2), *([way("shared_slot", SHARED)] if most > 2 else [])]
-    return [*found, *(replace(way, step=replace(way.step, ahead=False)) for way in found)]
+        steps = [Permuted(seen, tables) for tables in (1, 2) if tables <= most]
+    else:
+        # Bound by the fetching of slots, of which there are fewer the more tables they choose from.
+        tables = [2, SHARED] if most > 2 else [2]
+        steps = [Permuted(seen, count, ahead) for ahead in (True, False) for count in tables]
+    return [Way(_UNITS[step.tables], sum(len(block.tables) for block in step.slots), step) for step in steps]
 
 
 def _dense_ways(product: Product, isa: Isa) -> list[Way]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from host.cpu.isa import PATHS, Isa, choose
 from host.cpu.program import Program, processor
 from host.cpu.store import stored
+from host.cpu.threads import Threads
 from hwgen.errors import DataError, InputError
 from hwgen.format.network import IntegerNetwork
 from hwgen.format.shapes import tensors
@@ -40,7 +41,7 @@ class Cpu:
         self._offset = 128 if network.input.signed else 0
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._cores, self._process = cores, os.getpid()
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads: Threads | None = None
         # A thread that an interrupted call left behind may still use a workspace: none is ever used by two.
         self._idle: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
         self._own = self._program.workspace()
@@ -83,7 +84,11 @@ class Cpu:
             self._idle.put(work)
             return bad
 
-        others = [self._threads().submit(compute, share) for share in range(1, shares)]
+        others = []
+        if shares > 1:
+            threads = self._others()
+            threads.keep_off()
+            others = [threads.submit(compute, share) for share in range(1, shares)]
         try:
             bad = compute(0)
         finally:
@@ -91,19 +96,19 @@ class Cpu:
         if bad | max((other.result() for other in others), default=0):
             raise _not_a_number()
 
-    def _threads(self) -> ThreadPoolExecutor:
+    def _others(self) -> Threads:
         """Made when they are needed, and again in a process that was forked: threads do not come along."""
-        if self._pool is None or self._process != os.getpid():
-            self._pool, self._process = ThreadPoolExecutor(max(1, self._cores - 1), "hwgen-cpu"), os.getpid()
-        return self._pool
+        if self._threads is None or self._process != os.getpid():
+            self._threads, self._process = Threads(max(1, self._cores - 1)), os.getpid()
+        return self._threads
 
     @property
     def stats(self) -> Mapping[str, int | float | None]:
         return {}
 
     def close(self) -> None:
-        if self._pool is not None and self._process == os.getpid():
-            self._pool.shutdown()
+        if self._threads is not None and self._process == os.getpid():
+            self._threads.close()
 
 
 def _not_a_number() -> DataError:

@@ -76,12 +76,14 @@ class Dots:
             return self._looked_up(choices, tables)
         if len(tables) == 1:
             return code.call("llvm.x86.avx512.permvar.qi.512", kind, tables[0], choices)
-        low, *high = (
+        found = [
             code.call("llvm.x86.avx512.vpermi2var.qi.512", kind, tables[first], choices, tables[first + 1])
             for first in range(0, len(tables), 2)
-        )
-        # The instruction heeds seven bits of a choice.
-        return code.builder.select(code.builder.icmp_signed("<", choices, code.constant(kind, 0)), *high, low) if high else low
+        ]
+        if len(found) == 1:
+            return found[0]
+        # The instruction heeds seven bits of a choice; the eighth is the sign.
+        return code.builder.select(code.builder.icmp_signed("<", choices, code.constant(kind, 0)), *reversed(found))
 
     def _looked_up(self, choices: Value, tables: tuple[Value, ...]) -> Value:
         name = f"choose_of_{len(tables)}"

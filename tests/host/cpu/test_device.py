@@ -16,6 +16,7 @@ from host import reference
 from host.cpu import device as device_module
 from host.cpu import store
 from host.cpu.isa import PATHS, choose
+from host.cpu.threads import Threads
 from hwgen.errors import DataError, InputError
 from hwgen.format import cache
 from hwgen.format.network import Flatten, Input, IntegerNetwork, KWinners, ReLU, Requantise
@@ -226,6 +227,23 @@ def test_not_a_number(hwpack, count):
             accelerator.submit(x)
         # It goes on working.
         assert np.isfinite(accelerator.run(reals(count))).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux moves threads")
+def test_threads_keep_off_the_callers_core():
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) == 1:
+        pytest.skip("there is one core")
+    threads = Threads(1)
+    try:
+        threads.submit(int).result()
+        for core in cores * 2:
+            os.sched_setaffinity(0, {core})
+            threads.keep_off()
+            assert threads.submit(os.sched_getaffinity, 0).result() == set(cores) - {core}
+    finally:
+        os.sched_setaffinity(0, cores)
+        threads.close()
 
 
 def test_several_callers(hwpack):

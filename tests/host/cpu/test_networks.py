@@ -14,7 +14,7 @@ from host.cpu.device import Cpu
 from host.cpu.fetched import Fetched
 from host.cpu.isa import EMULATED, PATHS, choose, supported
 from host.cpu.measured import Measured
-from host.cpu.permuted import Permuted
+from host.cpu.permuted import SHARED, Permuted
 from host.cpu.plan import Planner
 from host.cpu.program import Program, processor
 from hwgen.errors import InputError
@@ -53,9 +53,11 @@ def words(network: IntegerNetwork, count: int, seed: int = 0) -> np.ndarray:
     return x
 
 
-def check(network: IntegerNetwork, path: str, *, dense: bool = False, count: int = 20) -> list[str]:
-    """Compares with the reference; returns the kinds of steps."""
-    isa, x = choose(path, processor()[1]), words(network, count)
+def check(
+    network: IntegerNetwork, path: str, *, dense: bool = False, count: int = 20, x: np.ndarray | None = None
+) -> list[str]:
+    """Compares with the reference, for x or for some words; returns the kinds of steps."""
+    isa, x = choose(path, processor()[1]), words(network, count) if x is None else x
     device = Cpu(network, isa, dense=dense)
     try:
         y = device.run_int(x)
@@ -322,6 +324,35 @@ def test_random_neighbouring_winners(path):
         fetched += any(isinstance(step, Fetched) for step in plan.steps)
     # In some all win, or there is one position.
     assert fetched > 4
+
+
+@every_path
+def test_random_local_winners(path):
+    """Of pixels that fill vectors and that do not, with ties of a few values and of none."""
+    rng = np.random.default_rng(5)
+    for levels in (1, 2, 5, 30, 256) * 5:
+        channels, height, width = (int(rng.integers(low, high)) for low, high in ((2, 70), (1, 4), (1, 20)))
+        winners, signed = int(rng.integers(1, channels + 1)), bool(rng.integers(2))
+        network = IntegerNetwork(
+            Input((channels, height, width), 1.0, signed), (KWinners("k", winners, True),), np.ones(channels)
+        )
+        low = -128 if signed else 0
+        values = rng.choice(np.arange(low, low + 256), levels, replace=False)
+        check(network, path, x=rng.choice(values, (8, channels, height, width)))
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS_HERE if "shared_slot" in PATHS_OF_WAYS.get(path, ())])
+def test_random_linear_layers_of_shared_tables(path):
+    rng, isa, shared = np.random.default_rng(7), choose(path, processor()[1]), 0
+    for _ in range(20):
+        inputs, outputs = int(rng.integers(1, 500)), int(rng.integers(1, 150))
+        layer = linear("a", outputs, inputs, float(rng.choice([0.02, 0.1, 0.5])))
+        network = network_of((inputs,), outputs, layer, scaled("b", outputs), signed=bool(rng.integers(2)))
+        check_way(network, path, "shared_slot")
+        plan = Planner(network, isa, choice.wherever_possible("shared_slot")).plan()
+        shared += any(isinstance(step, Permuted) and step.tables == SHARED for step in plan.steps)
+    # Small ones have no four tables.
+    assert shared > 10
 
 
 def test_large_maps_keep_no_sums_of_winners():
